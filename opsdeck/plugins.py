@@ -1,0 +1,197 @@
+"""Finding, loading and guarding plugins; nothing else.
+
+Each plugin is loaded and called on its own. One that raises, hangs or calls `sys.exit()` is reported by name and
+stops nobody else; pluggy alone does not give this (one implementation that raises ends the call for all).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+import pluggy
+
+from opsdeck import hookspecs
+from opsdeck.errors import NotFound
+from opsdeck.manifest import API, Action, Manifest
+
+GROUP = "opsdeck.plugins"
+LOAD_SECONDS = 10.0
+CALL_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What a plugin did wrong, and where."""
+
+    plugin: str
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"plugin {self.plugin}: {self.text} (in {self.where})"
+
+
+class Plugins:
+    """The loaded plugins by name, and the faults of those that are not."""
+
+    def __init__(self, *, trace: bool = False) -> None:
+        self._manager = pluggy.PluginManager("opsdeck")
+        self._manager.add_hookspecs(hookspecs.Hooks)
+        self._trace = trace
+        self.manifests: dict[str, Manifest] = {}
+        self.faults: list[Fault] = []
+
+    def load(self, disabled: Iterable[str] = (), group: str = GROUP) -> None:
+        """Load every plugin that an installed distribution announces, in the order of their names, core first."""
+        skip = frozenset(disabled)
+        for point in sorted(entry_points(group=group), key=lambda point: (point.name != "core", point.name)):
+            if point.name in skip or point.name in self.manifests:
+                continue
+            try:
+                module = _bounded(point.load, LOAD_SECONDS)
+            except _Failed as fault:
+                self._report(point.name, "import", str(fault))
+                continue
+            self.add(point.name, module)
+
+    def add(self, name: str, module: object) -> None:
+        """Register one plugin; on any fault it is left out and reported."""
+        try:
+            self._manager.register(module, name=name)
+            known = self._manager.get_hookcallers(module) or []
+            unknown = sorted(
+                attribute
+                for attribute in dir(module)
+                if attribute.startswith("opsdeck_")
+                and hasattr(getattr(module, attribute), "opsdeck_impl")
+                and not hasattr(hookspecs.Hooks, attribute)
+            )
+            if unknown:
+                raise ValueError(f"{unknown[0]} is no hook")
+            if not any(caller.name == "opsdeck_manifest" for caller in known):
+                raise ValueError("it has no opsdeck_manifest")
+            manifest = self._call(name, "opsdeck_manifest")
+            if not isinstance(manifest, Manifest):
+                raise TypeError("opsdeck_manifest gave no Manifest")
+            if manifest.api != API:
+                raise ValueError(f"it speaks plugin API {manifest.api}, this core {API}")
+            if manifest.name != name:
+                raise ValueError(f"its manifest calls it {manifest.name}")
+        except (_Failed, ValueError, TypeError) as fault:
+            self._report(name, "opsdeck_manifest", str(fault))
+            if self._manager.has_plugin(name):
+                self._manager.unregister(name=name)
+            return
+        self.manifests[name] = manifest
+
+    def ordered(self) -> tuple[Manifest, ...]:
+        """Give the manifests, each after those it names in `after`."""
+        done: dict[str, Manifest] = {}
+
+        def visit(manifest: Manifest, path: tuple[str, ...]) -> None:
+            if manifest.name in done or manifest.name in path:
+                return
+            for name in manifest.after:
+                if name in self.manifests:
+                    visit(self.manifests[name], (*path, manifest.name))
+            done[manifest.name] = manifest
+
+        for manifest in self.manifests.values():
+            visit(manifest, ())
+        return tuple(done.values())
+
+    def action(self, plugin: str, name: str) -> Action:
+        """Find an action. Raises `NotFound`, naming what there is."""
+        manifest = self.manifests.get(plugin)
+        if manifest is None:
+            fault = next((fault for fault in self.faults if fault.plugin == plugin), None)
+            if fault:
+                raise NotFound(f"plugin {plugin!r} is not loaded: {fault.text}.", field="plugin")
+            raise NotFound(f"no plugin is called {plugin!r}.", field="plugin", hint="`opsdeck plugin list` names them")
+        for action in manifest.actions:
+            if action.name == name:
+                return action
+        names = ", ".join(action.name for action in manifest.actions if not action.hidden) or "none"
+        raise NotFound(f"plugin {plugin!r} has no action {name!r}.", field="action", hint=f"it has: {names}")
+
+    def call(self, hook: str, **given: Any) -> dict[str, Any]:
+        """Call a plain hook of each plugin on its own; give the results by plugin, without those that failed."""
+        return dict(self._each(hook, given))
+
+    def _each(self, hook: str, given: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+        for name in self._implementing(hook):
+            try:
+                yield name, self._call(name, hook, **given)
+            except _Failed as fault:
+                self._report(name, hook, str(fault))
+
+    async def gather(self, hook: str, *, seconds: float = CALL_SECONDS, **given: Any) -> dict[str, Any]:
+        """Call an async hook of all plugins side by side, each within `seconds`; failures are reported, not raised."""
+
+        async def one(name: str) -> tuple[str, Any]:
+            try:
+                async with asyncio.timeout(seconds):
+                    return name, await self._caller(name, hook)(**given)
+            except TimeoutError:
+                self._report(name, hook, f"it did not answer within {seconds:g} s")
+            except (Exception, SystemExit) as fault:  # whatever a plugin does, it stops nobody else
+                self._report(name, hook, f"{type(fault).__name__}: {fault}")
+            return name, None
+
+        results = await asyncio.gather(*(one(name) for name in self._implementing(hook)))
+        return {name: result for name, result in results if result is not None}
+
+    def _implementing(self, hook: str) -> list[str]:
+        caller = getattr(self._manager.hook, hook)
+        return [name for name in self.manifests if any(impl.plugin_name == name for impl in caller.get_hookimpls())]
+
+    def _caller(self, name: str, hook: str) -> Callable[..., Any]:
+        others = [plugin for other, plugin in self._manager.list_name_plugin() if other != name and plugin is not None]
+        caller = self._manager.subset_hook_caller(hook, others)
+
+        def call(**given: Any) -> Any:
+            if self._trace:
+                print(f"hook {hook} → {name}", file=sys.stderr)
+            results = caller(**given)
+            return results[0] if results else None
+
+        return call
+
+    def _call(self, name: str, hook: str, **given: Any) -> Any:
+        return _bounded(lambda: self._caller(name, hook)(**given), CALL_SECONDS)
+
+    def _report(self, plugin: str, where: str, text: str) -> None:
+        fault = Fault(plugin, where, text)
+        if fault not in self.faults:
+            self.faults.append(fault)
+
+
+class _Failed(Exception):
+    """A plugin's call did not come back with a result."""
+
+
+def _bounded(call: Callable[[], Any], seconds: float) -> Any:
+    """Call in a thread of its own, so that a hang is bounded and a `SystemExit` stays there."""
+    outcome: dict[str, Any] = {}
+
+    def work() -> None:
+        try:
+            outcome["result"] = call()
+        except BaseException as fault:  # whatever a plugin does, it stops nobody else
+            outcome["fault"] = fault
+
+    thread = threading.Thread(target=work, daemon=True, name="plugin")
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        raise _Failed(f"it did not answer within {seconds:g} s")
+    if "fault" in outcome:
+        fault = outcome["fault"]
+        raise _Failed(f"{type(fault).__name__}: {fault}") from fault
+    return outcome["result"]
