@@ -1,6 +1,6 @@
 """Where OpsDeck keeps its things and how it listens: from the environment and `config.toml` in the data folder.
 
-Order of precedence: environment, `config.toml`, default. Every setting is one field here, and the docs are made from it.
+Order of precedence: environment, `config.toml`, default. Every setting is one field here.
 """
 
 from __future__ import annotations
