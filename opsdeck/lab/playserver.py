@@ -10,7 +10,7 @@ import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncssh
 
@@ -94,7 +94,9 @@ class _Session(asyncssh.SSHServerProcess[bytes]):
         async def handle(process: asyncssh.SSHServerProcess[bytes]) -> None:
             await _serve(host, process)
 
-        super().__init__(handle, lambda channel: _Files(channel, host.home), 3, False)
+        super().__init__(
+            handle, lambda channel: _Files(cast("asyncssh.SSHServerChannel[bytes]", channel), host.home), 3, False
+        )
         self._closed: Callable[[], None] | None = closed
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -110,8 +112,8 @@ class _Files(asyncssh.SFTPServer):
     The folders above it can be looked at, since clients walk a path from its root.
     """
 
-    def __init__(self, channel: asyncssh.SSHChannel[bytes], home: Path) -> None:
-        super().__init__(channel)  # type: ignore[arg-type]  # the server's own channels are what it gets
+    def __init__(self, channel: asyncssh.SSHServerChannel[bytes], home: Path) -> None:
+        super().__init__(channel)
         self._home = os.fsencode(home.resolve())
 
     def map_path(self, path: bytes) -> bytes:
