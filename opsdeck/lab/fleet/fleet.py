@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from opsdeck.errors import Invalid, NotFound
-from opsdeck.lab.fleet import images
-from opsdeck.lab.fleet.host import PORT, USERS, HostSpec, LabHost, end, process_ids
+from opsdeck.lab.fleet import cgroups, images
+from opsdeck.lab.fleet.host import PORT, USERS, HostSpec, LabHost, end, mentioning
 from opsdeck.lab.fleet.machine import LabFault, held, mounts_under, require, run, unmount_under
 from opsdeck.lab.fleet.network import RUN_FOLDER, Network, restore_settings
 
@@ -146,12 +146,13 @@ class Fleet:
             *(f"namespace {name}" for name in self.network.namespaces()),
             *(f"device {name}" for name in self.network.devices()),
             *(f"table {name}" for name in self.network.tables()),
-            *(f"process {pid}" for pid in sorted(_mentioning(self.folder))),
+            *(f"control group {group}" for group in cgroups.existing(self._group)),
+            *(f"process {pid}" for pid in sorted(mentioning(self.folder))),
         ]
 
     def _down(self) -> None:
         deadline = time.monotonic() + 15
-        while left := _mentioning(self.folder) | self.network.processes():
+        while left := mentioning(self.folder) | self.network.processes():
             for pid in left:
                 end(pid)
             if time.monotonic() > deadline:
@@ -159,6 +160,7 @@ class Fleet:
             time.sleep(0.02)
         unmount_under(self.folder)
         self.network.down()
+        cgroups.remove(self._group)
         if mounts_under(self.folder):
             raise LabFault("The fleet's disks could not be unmounted.", file=str(self.folder), hint="try again")
         if self.folder.exists():
@@ -167,6 +169,10 @@ class Fleet:
             restore_settings()
         if left_over := self.traces():
             raise LabFault(f"The fleet {self.name!r} left something behind: {', '.join(left_over)}.")
+
+    @property
+    def _group(self) -> str:
+        return f"opsdeck-{self.network.tag}-"
 
     def _remove(self, host: LabHost) -> None:
         host.remove()
@@ -240,20 +246,6 @@ class Fleet:
             )
             for row in rows
         ]
-
-
-def _mentioning(folder: Path) -> set[int]:
-    """Give the systemd-nspawn processes that were started on something below `folder`."""
-    wanted = f"--directory={folder}/".encode()
-    found = set()
-    for pid in process_ids():
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if words[0].endswith(b"systemd-nspawn") and any(word.startswith(wanted) for word in words):
-            found.add(pid)
-    return found
 
 
 def _key_pair() -> tuple[bytes, str]:

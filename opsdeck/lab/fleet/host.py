@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opsdeck.errors import Invalid, Unavailable
-from opsdeck.lab.fleet import images
+from opsdeck.lab.fleet import cgroups, images
 from opsdeck.lab.fleet.machine import LabFault, environment, mounts_under, run, unmount_under
 from opsdeck.lab.fleet.network import Network, wait_for_ssh
 from opsdeck.secrets.sensitive import Sensitive
@@ -21,6 +21,17 @@ from opsdeck.ssh.endpoint import Credential, Endpoint, Method, Sudo
 PORT = 22
 USERS = {"root": Sudo.NONE, "ops": Sudo.NOPASSWD, "opspw": Sudo.PASSWORD}
 """The users of every lab host, each with its way to become root."""
+
+_SUPERVISE = """
+groups=$1
+shift
+while
+    sh -c 'for group in $1; do echo $$ > "$group" || exit 1; done; shift; exec "$@"' sh "$groups" "$@"
+    test $? -eq 133
+do :; done
+"""
+# 133 is how systemd-nspawn says that its system wants to boot again: nspawn leaves that to its own caller when it may
+# not make a unit of its own.
 
 _TUN = (
     "--capability=CAP_NET_ADMIN,CAP_SYS_ADMIN,CAP_MKNOD",
@@ -82,6 +93,11 @@ class LabHost:
         return self.network.namespace(self.name)
 
     @property
+    def group(self) -> str:
+        """Give the name of its control group."""
+        return f"opsdeck-{self.network.tag}-{self.name}"
+
+    @property
     def device(self) -> str:
         """Give this machine's end of its link."""
         return self.network.device(self.index)
@@ -106,12 +122,14 @@ class LabHost:
 
         Raises Unavailable when it does not boot, with the last lines of its console; LabFault when SSH stays silent.
         """
-        if self.supervisor():
+        if mentioning(self.root):
             return
         self._mount()
         self.mend()
         managed = Path("/run/systemd/system").is_dir()
+        groups = [] if managed else cgroups.make(self.group)
         argv = [
+            *("sh", "-c", _SUPERVISE, "sh", " ".join(f"{group}/cgroup.procs" for group in groups)),
             "systemd-nspawn",
             "--quiet",
             "--settings=no",
@@ -151,28 +169,18 @@ class LabHost:
     def kill(self) -> None:
         """Cut the power: nobody is told, everything on it ends at once, its disk stays. `start` boots it again."""
         run(["ip", "link", "set", self.device, "down"], check=False)
-        supervisor = self.supervisor()
-        if supervisor:
-            end(supervisor)
         deadline = time.monotonic() + 10
-        while left := self.processes():
+        while left := self.processes() | mentioning(self.root):
             for pid in left:
                 end(pid)
             if time.monotonic() > deadline:
                 raise LabFault("Its processes could not be ended.", host=self.name)
             time.sleep(0.02)
+        cgroups.remove(self.group)
 
     def supervisor(self) -> int | None:
         """Give the id of the systemd-nspawn process that carries it, or None when it is off."""
-        wanted = f"--directory={self.root}".encode()
-        for pid in process_ids():
-            try:
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if words[0].endswith(b"systemd-nspawn") and wanted in words:
-                return pid
-        return None
+        return next((pid for pid in sorted(mentioning(self.root)) if _is_nspawn(pid) and _children(pid)), None)
 
     def processes(self) -> set[int]:
         """Give the processes of this machine that live in the host's network namespace."""
@@ -181,8 +189,7 @@ class LabHost:
 
     def state(self) -> str:
         """Give what its systemd says of the whole system (`running`, `degraded`, …), or `off`."""
-        supervisor = self.supervisor()
-        if not supervisor or not _children(supervisor):
+        if not mentioning(self.root):
             return "off"
         try:
             return self.execute(["systemctl", "is-system-running"], check=False).strip() or "starting"
@@ -292,6 +299,27 @@ class LabHost:
 def process_ids() -> list[int]:
     """Give the ids of all processes of this machine."""
     return [int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()]
+
+
+def mentioning(folder: Path) -> set[int]:
+    """Give the processes that carry lab hosts whose root is `folder` or below it."""
+    wanted = f"--directory={folder}"
+    found = set()
+    for pid in process_ids():
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if "systemd-nspawn" in words and any(word == wanted or word.startswith(f"{wanted}/") for word in words):
+            found.add(pid)
+    return found
+
+
+def _is_nspawn(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip() == "systemd-nspawn"
+    except OSError:
+        return False
 
 
 def _children(pid: int) -> list[int]:
