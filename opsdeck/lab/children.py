@@ -71,43 +71,57 @@ def end_marked(mark: str) -> int:
         if not found:
             break
         for pid in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
+            kill(pid)
         killed |= found
         time.sleep(0.01)
     return len(killed)
 
 
+def kill(pid: int) -> None:
+    """Kill a process; one that has gone, or is not ours, is left."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, signal.SIGKILL)
+
+
+def session(leader: int) -> set[int]:
+    """Give the live processes of the session that `leader` began."""
+    return {pid for pid, (_, number) in _table().items() if number == leader}
+
+
 def belonging(mark: str) -> set[int]:
     """Give the live processes that belong to a host marked `mark`, or to one whose mark begins with `mark/`."""
     exact, prefix = f"{MARK}={mark}".encode(), f"{MARK}={mark}/".encode()
-    parents: dict[int, int] = {}
-    sessions: dict[int, int] = {}
+    table = _table()
     marked: set[int] = set()
-    for folder in _PROC.iterdir():
-        if not folder.name.isdigit():
-            continue
-        pid = int(folder.name)
+    for pid in table:
         try:
-            state, parent, _, session = folder.joinpath("stat").read_bytes().rpartition(b")")[2].split()[:4]
-        except (OSError, ValueError):
-            continue
-        if state in (b"Z", b"X"):
-            continue
-        parents[pid], sessions[pid] = int(parent), int(session)
-        try:
-            environ = folder.joinpath("environ").read_bytes().split(b"\0")
+            environ = (_PROC / str(pid) / "environ").read_bytes().split(b"\0")
         except OSError:
             continue  # another user's: reached by its session or its parent below
         if any(item == exact or item.startswith(prefix) for item in environ):
             marked.add(pid)
     marked.discard(os.getpid())
-    outside = sessions.get(os.getpid())
-    known = {sessions[pid] for pid in marked} - {outside}
-    marked |= {pid for pid, session in sessions.items() if session in known}
+    outside = os.getsid(0)
+    known = {table[pid][1] for pid in marked} - {outside}
+    marked |= {pid for pid, (_, number) in table.items() if number in known}
     grown = True
     while grown:
-        more = {pid for pid, parent in parents.items() if parent in marked} - marked
+        more = {pid for pid, (parent, _) in table.items() if parent in marked} - marked
         marked |= more
         grown = bool(more)
     return marked
+
+
+def _table() -> dict[int, tuple[int, int]]:
+    """Give the parent and the session of every live process. Source: proc(5), /proc/PID/stat."""
+    found = {}
+    for folder in _PROC.iterdir():
+        if not folder.name.isdigit():
+            continue
+        try:
+            state, parent, _, number = (folder / "stat").read_bytes().rpartition(b")")[2].split()[:4]
+        except (OSError, ValueError):
+            continue
+        if state not in (b"Z", b"X"):
+            found[int(folder.name)] = (int(parent), int(number))
+    return found
