@@ -51,7 +51,8 @@ class Job(Table, table=True):
     door: str
     source: str = ""
     retry_of: int | None = Field(default=None, foreign_key="core_job.id", ondelete="SET NULL")
-    slot_id: int | None = None
+    slot_id: int | None = Field(default=None, unique=True)
+    """The slot it came from; unique, so that a slot gives one job at most, whoever tries."""
     node: str = ""
     fence: int = 0
     """Grows with each claim; a late node's writes carry an old number and change nothing."""
