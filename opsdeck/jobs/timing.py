@@ -169,7 +169,9 @@ def timing(cron: str, every_seconds: int | None, time_zone: str, anchor: datetim
     """Make the rule. Raises `Invalid`, naming the field, for a rule or zone that cannot be, or that never comes."""
     zone = zone_named(time_zone)
     if bool(cron) == bool(every_seconds):
-        raise Invalid("give either a cron rule or an interval.", field="cron", hint="--cron '30 2 * * *' or --every 15m")
+        raise Invalid(
+            "give either a cron rule or an interval.", field="cron", hint="--cron '30 2 * * *' or --every 15m"
+        )
     if every_seconds:
         if not SHORTEST_SECONDS <= every_seconds <= LONGEST_SECONDS:
             raise Invalid(

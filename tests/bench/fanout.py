@@ -101,7 +101,9 @@ def drop_masters(folder: Path) -> None:
         socket.unlink(missing_ok=True)
 
 
-def compare(folder: Path, sshd: RealSshd, targets: list[Target], repeat: int) -> Iterator[tuple[str, str, list[Figure]]]:
+def compare(
+    folder: Path, sshd: RealSshd, targets: list[Target], repeat: int
+) -> Iterator[tuple[str, str, list[Figure]]]:
     """Measure every peer, in turns; give (name, cold or warm, figures)."""
     key = folder / "key"
     key.write_text(sshd.private_key)
@@ -145,7 +147,9 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     given = parser.parse_args()
     counts = [int(part) for part in given.hosts.split(",")]
-    print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}; the hosts' sshd runs on the same cores.\n")
+    print(
+        f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}; the hosts' sshd runs on the same cores.\n"
+    )
     with (
         tempfile.TemporaryDirectory() as place,
         RealSshd(Path(place) / "sshd", addresses=max(counts), max_startups="300:30:400") as sshd,

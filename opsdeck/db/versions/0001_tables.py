@@ -121,12 +121,15 @@ def upgrade() -> None:
         sa.Column("source", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("retry_of", sa.Integer(), nullable=True),
         sa.Column("slot_id", sa.Integer(), nullable=True),
+        sa.Column("timeout", sa.Float(), nullable=True),
+        sa.Column("silence", sa.Float(), nullable=True),
         sa.Column("node", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),
         sa.Column("lease_until", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True),
         sa.Column("cancel_requested", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True),
         sa.Column("cancel_by", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("error", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("fault", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("receipt", sa.JSON(), nullable=True),
         sa.Column("log_bytes", sa.BigInteger(), nullable=False),
         sa.Column("created", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=False),
@@ -136,6 +139,7 @@ def upgrade() -> None:
             ["retry_of"], ["core_job.id"], name=op.f("fk_core_job_retry_of_core_job"), ondelete="SET NULL"
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_core_job")),
+        sa.UniqueConstraint("slot_id", name=op.f("uq_core_job_slot_id")),
     )
     with op.batch_alter_table("core_job", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_core_job_created"), ["created"], unique=False)
@@ -341,6 +345,7 @@ def upgrade() -> None:
         sa.Column("note", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("exit_status", sa.Integer(), nullable=True),
         sa.Column("error", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("fault", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("receipt", sa.JSON(), nullable=True),
         sa.Column("remote", sa.JSON(), nullable=True),
         sa.Column("started", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True),
