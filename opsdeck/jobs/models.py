@@ -51,7 +51,8 @@ class Job(Table, table=True):
     door: str
     source: str = ""
     retry_of: int | None = Field(default=None, foreign_key="core_job.id", ondelete="SET NULL")
-    slot_id: int | None = None
+    slot_id: int | None = Field(default=None, unique=True)
+    """The slot it came from; unique, so that a slot gives one job at most, whoever tries."""
     timeout: float | None = None
     """The clock over everything, seconds; frozen when the job was made. None: no bound."""
     silence: float | None = None
