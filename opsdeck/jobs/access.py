@@ -183,9 +183,7 @@ class Access:
             self._book.note(verb, f"host:{self.host.name}", detail)
 
     @contextlib.asynccontextmanager
-    async def _running(
-        self, task: Command | Script
-    ) -> AsyncIterator[Callable[[ProcessGroup], Awaitable[None]] | None]:
+    async def _running(self, task: Command | Script) -> AsyncIterator[Callable[[ProcessGroup], Awaitable[None]] | None]:
         """Know what runs on the host while the block runs; a step puts it on record."""
         yield None
 

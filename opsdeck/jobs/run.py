@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -75,7 +76,9 @@ class JobWork:
         """Set when the job is ended from outside, before its task is cancelled."""
         self._deck = deck
         self._by_name = {host.name: host for host in hosts}
-        self._again = {name for name, step in ledger.steps.items() if step.state is State.RUNNING} if resuming else set()
+        self._again = (
+            {name for name, step in ledger.steps.items() if step.state is State.RUNNING} if resuming else set()
+        )
         self._doors = Doors(deck, [host.name for host in hosts], actor, f"job:{job.id}")
         self._hidden: list[Sensitive] = []
         self._redactors: dict[str, Redactor] = {}
@@ -155,11 +158,13 @@ class JobWork:
             nonlocal failed
             for name in waiting:
                 if stop_after is not None and failed >= stop_after:
-                    self.skip(name, "not started: too many failed before" if failed > 1 else "not started: one failed before")
+                    self.skip(
+                        name, "not started: too many failed before" if failed > 1 else "not started: one failed before"
+                    )
                     continue
                 try:
                     async with self.step(name) as step:
-                        receipt = await work(step)
+                        receipt = unpack(await work(step), f"{self.plugin}.{self.action}")
                         if receipt is not None:
                             self.ledger.change(name, receipt=receipt)
                 except (Exception, SystemExit, KeyboardInterrupt):  # the step has it on record
@@ -245,9 +250,7 @@ class JobWork:
         text = explain(fault, work._redactor)
         _log.debug("job %s on %s", self.id, host, exc_info=fault)
         work.log(text, "bad")
-        self.ledger.change(
-            host, state=State.FAILED, error=text, fault=type(fault).__name__, finished=utcnow()
-        )
+        self.ledger.change(host, state=State.FAILED, error=text, fault=type(fault).__name__, finished=utcnow())
 
 
 def explain(fault: BaseException, redactor: Redactor) -> str:
@@ -269,8 +272,6 @@ def unpack(receipt: Any, where: str) -> dict[str, Any] | None:
     """Check that a receipt is JSON-ready. Raises `Invalid` naming the action that gave something else."""
     if receipt is None:
         return None
-    import json
-
     try:
         data = json.loads(json.dumps(receipt))
     except (TypeError, ValueError) as fault:

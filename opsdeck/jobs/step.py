@@ -14,6 +14,7 @@ from opsdeck.errors import Conflict, Invalid, NotFound, OpsDeckError
 from opsdeck.jobs.access import Access, Lane, shown
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Command, Completed, ProcessGroup, Script, Stream
+from opsdeck.ssh.detached import Phase
 
 if TYPE_CHECKING:
     from opsdeck.inventory.models import Host
@@ -86,7 +87,9 @@ class StepWork(Access):
         async with self._noted("command.ran", endpoint, self._words(task) | {"unit": unit}) as detail:
             if known is None:
                 self._say("cmd", shown(task))
-                self._record_unit(unit, {"unit": unit, "sudo": bool(task.sudo or task.run_as), "offset": 0, "began": False})
+                self._record_unit(
+                    unit, {"unit": unit, "sudo": bool(task.sudo or task.run_as), "offset": 0, "began": False}
+                )
                 await self.job.ledger.flush()
             else:
                 self._say("info", f"looking for {label} again, which was begun before")
@@ -103,7 +106,7 @@ class StepWork(Access):
         record = self._units[unit]
         if record["began"]:
             state = await self._pool.detached_state(endpoint, unit, sudo=record["sudo"])
-            if state.exists:
+            if state.phase is not Phase.ABSENT:
                 return True
             raise NotFound(
                 "what was begun there is no longer on the host, and its outcome is not known.",
@@ -125,9 +128,7 @@ class StepWork(Access):
             return self._book.room() if self._book.full else None
 
         try:
-            done = await self._pool.attach(
-                endpoint, unit, offset=record["offset"], on_output=take, sudo=record["sudo"]
-            )
+            done = await self._pool.attach(endpoint, unit, offset=record["offset"], on_output=take, sudo=record["sudo"])
         except asyncio.CancelledError:
             ending = self.job.ending
             if ending is None or not ending.silent:
@@ -158,9 +159,7 @@ class StepWork(Access):
             self._say("info", f"its files were left on the host: {fault.message}")
 
     @contextlib.asynccontextmanager
-    async def _running(
-        self, task: Command | Script
-    ) -> AsyncIterator[Callable[[ProcessGroup], Awaitable[None]] | None]:
+    async def _running(self, task: Command | Script) -> AsyncIterator[Callable[[ProcessGroup], Awaitable[None]] | None]:
         """Keep the process group in the step's row while the command runs."""
         mine: list[ProcessGroup] = []
 
