@@ -102,7 +102,7 @@ class Access:
     ) -> None:
         """Write a file on the host: beside its place, then renamed into it."""
         endpoint = await self._endpoint()
-        size = len(source) if isinstance(source, bytes) else source.stat().st_size
+        size = len(source) if isinstance(source, bytes) else _size(source)
         what = {"path": remote, "mode": f"{mode:04o}", "owner": owner or "", "bytes": size, "sudo": sudo}
         async with self._noted("file.written", endpoint, what) as detail:
             detail["sha256"] = await self._pool.put(
@@ -132,9 +132,9 @@ class Access:
     async def forward(self, port: int, address: str = "127.0.0.1") -> AsyncIterator[int]:
         """Reach `address:port` as the host sees it through a local port on 127.0.0.1, for a while."""
         endpoint = await self._endpoint()
-        async with self._noted("port.forwarded", endpoint, {"to": f"{address}:{port}"}):
-            async with self._pool.forward(endpoint, address, port) as local:
-                yield local
+        noted = self._noted("port.forwarded", endpoint, {"to": f"{address}:{port}"})
+        async with noted, self._pool.forward(endpoint, address, port) as local:
+            yield local
 
     def _task(
         self,
@@ -246,6 +246,10 @@ class Lane:
         """Log what is left."""
         if lines := self._splitter.end():
             self._access.say_all(self._stream, lines)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size
 
 
 def shown(task: Command | Script) -> str:

@@ -65,8 +65,7 @@ class JobWork:
     def __init__(
         self, deck: Deck, job: Job, hosts: Sequence[Host], ledger: Ledger, actor: Actor, *, resuming: bool
     ) -> None:
-        assert job.id is not None
-        self.id: int = job.id
+        self.id = number(job)
         self.plugin, self.action, self.actor = job.plugin, job.action, actor
         self.hosts = tuple(hosts)
         self.db: Database = deck.db
@@ -120,6 +119,7 @@ class JobWork:
         self._again.discard(host)
         change(host, state=State.RUNNING, started=self.ledger.steps[host].started or utcnow(), finished=None)
         try:
+            await work.clear()
             yield work
         except asyncio.CancelledError:
             await work.prove(self.ending)
@@ -251,6 +251,13 @@ class JobWork:
         _log.debug("job %s on %s", self.id, host, exc_info=fault)
         work.log(text, "bad")
         self.ledger.change(host, state=State.FAILED, error=text, fault=type(fault).__name__, finished=utcnow())
+
+
+def number(job: Job) -> int:
+    """Give the number of a stored job."""
+    if job.id is None:
+        raise ValueError("the job was not stored")
+    return job.id
 
 
 def explain(fault: BaseException, redactor: Redactor) -> str:

@@ -15,14 +15,14 @@ from sqlmodel import col, select
 
 from opsdeck.actor import Actor, Door, Role
 from opsdeck.clock import utcnow
-from opsdeck.errors import OpsDeckError, Unavailable
+from opsdeck.errors import OpsDeckError
 from opsdeck.events import JobChanged
 from opsdeck.inventory.models import Host
 from opsdeck.jobs import log, params
 from opsdeck.jobs.endings import Cause, Ending
 from opsdeck.jobs.ledger import Done, JobTaken, Ledger, StepState, Written, kept
 from opsdeck.jobs.models import Job, State, Step
-from opsdeck.jobs.run import JobWork, explain, unpack
+from opsdeck.jobs.run import JobWork, explain, number, unpack
 from opsdeck.manifest import Action
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Runner:
         Whatever the action does ends its own job only. Raises `Unavailable` when the database cannot be written for
         too long: then the job stays as it is until its lease is over.
         """
-        assert job.id is not None
+        job_id = number(job)
         steps, hosts, last = await self._read(job)
         actor = actor_of(job)
         resuming = job.fence > 1
@@ -75,7 +75,7 @@ class Runner:
             self._deck.db,
             self._deck.audit,
             self._deck.events,
-            job_id=job.id,
+            job_id=job_id,
             node=job.node,
             fence=job.fence,
             actor=actor,
@@ -85,9 +85,9 @@ class Runner:
             tap=tap,
         )
         work = JobWork(self._deck, job, hosts, ledger, actor, resuming=resuming)
-        self._deck.events.publish(JobChanged(job_id=job.id, state=State.RUNNING))
+        self._deck.events.publish(JobChanged(job_id=job_id, state=State.RUNNING))
         main = asyncio.create_task(self._work(job, work), name=f"job {job.id}")
-        running = self.running[job.id] = Running(job, work, main)
+        running = self.running[job_id] = Running(job, work, main)
         try:
             async with kept(ledger) as keeper, _watched(running, job):
                 await self._until_done(running, keeper)
@@ -97,7 +97,7 @@ class Runner:
         except JobTaken as fault:
             _log.warning("%s", fault)
         finally:
-            del self.running[job.id]
+            del self.running[job_id]
             await _gone(running)
 
     async def _until_done(self, running: Running, keeper: asyncio.Task[None]) -> None:
@@ -116,11 +116,10 @@ class Runner:
             raise
 
     async def _read(self, job: Job) -> tuple[Sequence[Step], tuple[Host, ...], int]:
-        assert job.id is not None
         async with self._deck.db.read() as session:
             steps = (await session.exec(select(Step).where(Step.job_id == job.id).order_by(col(Step.id)))).all()
             found = (await session.exec(select(Host).where(col(Host.name).in_(job.hosts)))).all() if job.hosts else []
-            last = await log.last_number(session, job.id) if job.fence > 1 else 0
+            last = await log.last_number(session, number(job)) if job.fence > 1 else 0
         by_name = {host.name: host for host in found}
         missing = [name for name in job.hosts if name not in by_name]
         for name in missing:
@@ -140,8 +139,8 @@ class Runner:
                         partial(_step, action, given), parallel=action.parallel, stop_after=action.stop_after
                     )
                     return None
-                assert action.run is not None
-                return unpack(await action.run(work, given), f"{job.plugin}.{job.action}")
+                receipt = await action.run(work, given) if action.run is not None else None
+                return unpack(receipt, f"{job.plugin}.{job.action}")
         except (SystemExit, KeyboardInterrupt) as fault:
             raise _Escaped(fault) from fault
 
@@ -218,8 +217,7 @@ class _Escaped(Exception):
 
 
 async def _step(action: Action, given: BaseModel, step: Any) -> dict[str, Any] | None:
-    assert action.step is not None
-    return await action.step(step, given)
+    return await action.step(step, given) if action.step is not None else None
 
 
 @contextlib.asynccontextmanager
@@ -261,6 +259,3 @@ async def _gone(running: Running) -> None:
 def actor_of(job: Job) -> Actor:
     """Give who submitted the job, as its row has it."""
     return Actor(job.actor, Role(job.role), Door(job.door), job.source)
-
-
-__all__ = ["Running", "Runner", "Unavailable", "actor_of"]

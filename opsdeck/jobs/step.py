@@ -18,8 +18,9 @@ from opsdeck.ssh.detached import Phase
 
 if TYPE_CHECKING:
     from opsdeck.inventory.models import Host
-    from opsdeck.jobs.run import JobWork
+    from opsdeck.jobs.context import JobRun
     from opsdeck.jobs.endings import Ending
+    from opsdeck.jobs.run import JobWork
     from opsdeck.ssh.endpoint import Endpoint
 
 PROOF_SECONDS = 15.0
@@ -48,19 +49,34 @@ class StepWork(Access):
             origin=f"job:{job.id}",
             left=job.left,
         )
-        self.job = job
+        self.job: JobRun = job
+        self._work = job
         self.resuming = resuming
         before = job.ledger.steps[host.name].remote or {} if resuming else {}
         self._units: dict[str, dict[str, Any]] = {unit["unit"]: unit for unit in before.get("units", ())}
+        self._remains: list[dict[str, Any]] = list(before.get("groups", ()))
         self._groups: dict[int, dict[str, Any]] = {}
         self._cut: list[ProcessGroup] = []
 
     async def _resolved(self) -> Endpoint:
-        endpoint = await self.job.endpoint(self.host.name)
+        endpoint = await self._work.endpoint(self.host.name)
         for value in (endpoint.sudo_password, _password(endpoint)):
             if value:
                 self._redactor.add(value)
         return endpoint
+
+    async def clear(self) -> None:
+        """Before a step is done again: end what the node that died left running of it, so that nothing runs twice."""
+        endpoint = await self._resolved() if self._remains else None
+        for left in self._remains:
+            group = ProcessGroup(**{field.name: left[field.name] for field in dataclasses.fields(ProcessGroup)})
+            if endpoint is not None and not await self._pool.kill(endpoint, group):
+                raise Conflict(
+                    f"what ran before ({left.get('command', '')}) could not be ended on the host.",
+                    host=self.host.name,
+                    hint=f"end process group {group.pgid} there, then retry the job",
+                )
+        self._remains = []
 
     def log(self, text: str, stream: str = "info") -> None:
         """Add lines to this host's lane."""
@@ -68,7 +84,7 @@ class StepWork(Access):
 
     def note(self, text: str) -> None:
         """Set the short phrase beside the host."""
-        self.job.ledger.change(self.host.name, note=self._redactor.text(text)[:200])
+        self._work.ledger.change(self.host.name, note=self._redactor.text(text)[:200])
 
     async def detached(
         self,
@@ -82,7 +98,7 @@ class StepWork(Access):
         """Run a program that outlives link and console, and follow it to its end; see `StepRun.detached`."""
         task = self._task(command, sudo, None, stdin)
         endpoint = await self._endpoint()
-        unit = unit_name(self.job.deployment, self.job.id, self.host.name, label)
+        unit = unit_name(self._work.deployment, self._work.id, self.host.name, label)
         known = self._units.get(unit)
         async with self._noted("command.ran", endpoint, self._words(task) | {"unit": unit}) as detail:
             if known is None:
@@ -90,7 +106,7 @@ class StepWork(Access):
                 self._record_unit(
                     unit, {"unit": unit, "sudo": bool(task.sudo or task.run_as), "offset": 0, "began": False}
                 )
-                await self.job.ledger.flush()
+                await self._work.ledger.flush()
             else:
                 self._say("info", f"looking for {label} again, which was begun before")
             started = await self._begin(endpoint, unit, task)
@@ -130,7 +146,7 @@ class StepWork(Access):
         try:
             done = await self._pool.attach(endpoint, unit, offset=record["offset"], on_output=take, sudo=record["sudo"])
         except asyncio.CancelledError:
-            ending = self.job.ending
+            ending = self._work.ending
             if ending is None or not ending.silent:
                 await self._stop(endpoint, unit, record["sudo"])
             raise
@@ -152,7 +168,7 @@ class StepWork(Access):
         """Clean up on the host once the outcome is in the database; what stays behind does no harm."""
         sudo = self._units[unit]["sudo"]
         self._drop_unit(unit)
-        await self.job.ledger.flush()
+        await self._work.ledger.flush()
         try:
             await self._pool.forget(endpoint, unit, sudo=sudo)
         except (OpsDeckError, Conflict) as fault:
@@ -191,11 +207,11 @@ class StepWork(Access):
     def _record(self) -> None:
         running = {"groups": list(self._groups.values()), "units": list(self._units.values())}
         kept = {name: list(things) for name, things in running.items() if things}
-        self.job.ledger.change(self.host.name, remote=kept or None)
+        self._work.ledger.change(self.host.name, remote=kept or None)
 
     def _ended(self, done: Completed, log: bool) -> None:
         if log:
-            self.job.ledger.change(self.host.name, exit_status=done.exit_status)
+            self._work.ledger.change(self.host.name, exit_status=done.exit_status)
 
     async def prove(self, ending: Ending | None) -> None:
         """After a cancel: look whether what ran on the host is gone, end it if not, and say what was seen."""
@@ -216,7 +232,7 @@ class StepWork(Access):
     def _told(self, gone: bool) -> None:
         if gone:
             self._say("info", "ended on the host; none of its processes is left")
-            if not self.job.ledger.steps[self.host.name].note:
+            if not self._work.ledger.steps[self.host.name].note:
                 self.note("ended on the host")
         else:
             self._say("bad", "it may still run on the host: its end was not seen")
