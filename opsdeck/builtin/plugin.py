@@ -1,0 +1,21 @@
+"""The core's own actions, brought through the same hooks as a stranger's plugin would."""
+
+from __future__ import annotations
+
+from opsdeck import __version__
+from opsdeck.builtin import running
+from opsdeck.hookspecs import hookimpl
+from opsdeck.manifest import API, Manifest
+
+
+@hookimpl
+def opsdeck_manifest() -> Manifest:
+    """Give the manifest of the built-in actions."""
+    return Manifest(
+        name="core",
+        version=__version__,
+        api=API,
+        package="opsdeck.builtin",
+        title="Hosts",
+        actions=(running.command, running.script),
+    )
