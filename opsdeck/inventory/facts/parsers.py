@@ -5,6 +5,7 @@ A parser raises ValueError, IndexError or KeyError for a text that it does not k
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 
@@ -93,7 +94,7 @@ def default_route(text: str) -> list[str]:
     routes = []
     for row in text.splitlines():
         words = row.split()
-        field = dict(zip(words, words[1:], strict=False))
+        field = dict(itertools.pairwise(words))
         routes.append(f"{field.get('via', '-')} {field['dev']}")
     return sorted(set(routes))
 

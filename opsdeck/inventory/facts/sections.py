@@ -34,8 +34,10 @@ SECTIONS: dict[str, str] = {
     "zone": "cat /etc/timezone; readlink -f /etc/localtime",
     "synchronised": "[ -d /run/systemd/system ] && timeout 5 timedatectl show -p NTPSynchronized --value",
     "sshd": "sshd -V 2>&1 | grep -o 'OpenSSH_[^ ,]*' | head -n 1",
-    "systemd": "[ -d /run/systemd/system ] && { systemctl --version | head -n 1; timeout 5 systemctl is-system-running; }",
-    "failed": "[ -d /run/systemd/system ] && echo listed && timeout 10 systemctl list-units --failed --no-legend --plain",
+    "systemd": "[ -d /run/systemd/system ] && systemctl --version | head -n 1 && timeout 5 systemctl is-system-running",
+    "failed": (
+        "[ -d /run/systemd/system ] && echo listed && timeout 10 systemctl list-units --failed --no-legend --plain"
+    ),
     "packages": "dpkg-query -W -f '${db:Status-Abbrev}\\n' | grep -c '^ii'",
     "upgrades": (
         "command -v apt-get && nice timeout 25 apt-get -s -q -o Debug::NoLocking=true upgrade --with-new-pkgs"
