@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -179,7 +178,7 @@ class Jobs:
         A job that has not begun is cancelled at once. Raises `NotFound`, `Refused`, and `Invalid` when it is over.
         """
         job = await self.get(id)
-        await self._authorise(actor, job)
+        self._authorise(actor, job)
         if State(job.state).final:
             raise Invalid(f"job {id} is over: {job.state}.", field="job")
         now = utcnow()
@@ -226,8 +225,7 @@ class Jobs:
         old = await self.get(id)
         if not State(old.state).final:
             raise Invalid(f"job {id} is {old.state}; only one that is over can be retried.", field="job")
-        action = self._deck.plugins.action(old.plugin, old.action)
-        await self._authorise(actor, old)
+        action = self._authorise(actor, old)
         hosts = tuple(old.hosts)
         if failed_only:
             again = {step.host for step in await self.steps(id) if step.state in AGAIN}
@@ -268,7 +266,7 @@ class Jobs:
 
     async def _order(self, submission: Submission, actor: Actor, *, asking: bool = True) -> _Order:
         action = self._deck.plugins.action(submission.plugin, submission.action)
-        await self._allowed(actor, action)
+        self._deck.accounts.authorise(actor, action, submission.plugin)
         given = params.parse(submission.plugin, action, submission.params)
         for name, value in (("timeout", submission.timeout), ("silence", submission.silence)):
             if value is not None and not 0 < value <= 30 * 86400:
@@ -286,14 +284,10 @@ class Jobs:
             consent.check(action, hosts, submission.confirm, actor)
         return _Order(submission, action, given, hosts)
 
-    async def _authorise(self, actor: Actor, job: Job) -> None:
+    def _authorise(self, actor: Actor, job: Job) -> Action:
         action = self._deck.plugins.action(job.plugin, job.action)
-        await self._allowed(actor, action)
-
-    async def _allowed(self, actor: Actor, action: Action) -> None:
-        verdict: object = self._deck.accounts.authorise(actor, action)
-        if inspect.isawaitable(verdict):
-            await verdict
+        self._deck.accounts.authorise(actor, action, job.plugin)
+        return action
 
     async def _insert(self, order: _Order, actor: Actor, *, here: bool) -> Job:
         submission, action = order.submission, order.action
