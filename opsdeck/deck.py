@@ -90,7 +90,10 @@ class Deck:
         """The secret store."""
         from opsdeck.secrets.store import SecretStore
 
-        return SecretStore(self.db, self.keyring, self.audit)
+        store = SecretStore(self.db, self.keyring, self.audit)
+        for manifest in self.plugins.ordered():
+            store.add_kinds(manifest.secret_kinds)
+        return store
 
     @cached_property
     def accounts(self) -> Accounts:
