@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from opsdeck.audit.log import AuditLog
     from opsdeck.db import Database
     from opsdeck.inventory.endpoints import Endpoints
+    from opsdeck.inventory.facts.book import FactBook
+    from opsdeck.inventory.hostkeys import HostKeys
     from opsdeck.inventory.hosts import Inventory
+    from opsdeck.inventory.samples.book import SampleBook
     from opsdeck.jobs.jobs import Jobs
     from opsdeck.jobs.leases import Leases
     from opsdeck.jobs.schedules import Schedules
@@ -105,7 +108,10 @@ class Deck:
     @cached_property
     def inventory(self) -> Inventory:
         """The hosts."""
-        from opsdeck.inventory.hosts import Inventory
+        from opsdeck.inventory.facts.book import FactBook
+    from opsdeck.inventory.hostkeys import HostKeys
+    from opsdeck.inventory.hosts import Inventory
+    from opsdeck.inventory.samples.book import SampleBook
 
         return Inventory(self.db, self.audit, self.events)
 
@@ -115,6 +121,34 @@ class Deck:
         from opsdeck.inventory.endpoints import Endpoints
 
         return Endpoints(self.inventory, self.secrets)
+
+    @cached_property
+    def host_keys(self) -> HostKeys:
+        """Which keys the hosts may show."""
+        from opsdeck.inventory.hostkeys import HostKeys
+
+        return HostKeys(
+            self.db,
+            self.audit,
+            inventory=self.inventory,
+            endpoints=self.endpoints,
+            pool=self.ssh,
+            incidents=self.incidents,
+        )
+
+    @cached_property
+    def facts(self) -> FactBook:
+        """What was read from the hosts, with its history."""
+        from opsdeck.inventory.facts.book import FactBook
+
+        return FactBook(self.db)
+
+    @cached_property
+    def samples(self) -> SampleBook:
+        """The hosts' counters and their traffic."""
+        from opsdeck.inventory.samples.book import SampleBook
+
+        return SampleBook(self.db)
 
     @cached_property
     def ssh(self) -> Pool:
