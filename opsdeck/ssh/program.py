@@ -184,7 +184,7 @@ def _body(task: Task, marker: str, *, fed: bool, gated: bool, home_of: str | Non
     ]
     if gated:
         # The first line is the password if sudo did not want it.
-        lines.append(f"IFS= read -r _od_l; [ \"$_od_l\" = {quote(marker + ':go')} ] || IFS= read -r _od_l; _od_l=")
+        lines.append(f'IFS= read -r _od_l; [ "$_od_l" = {quote(marker + ":go")} ] || IFS= read -r _od_l; _od_l=')
     if not fed:
         lines.append("exec </dev/null")
     if home_of:
@@ -192,9 +192,7 @@ def _body(task: Task, marker: str, *, fed: bool, gated: bool, home_of: str | Non
     lines += _surroundings(task.cwd, task.env)
     lines.append("set -- " + " ".join(quote(word) for word in _argv(task)))
     if task.timeout is not None:
-        lines.append(
-            f"exec timeout -k {task.kill_after:.3f} {task.timeout:.3f} /bin/sh -c {quote(_WATCHED)} sh \"$@\""
-        )
+        lines.append(f'exec timeout -k {task.kill_after:.3f} {task.timeout:.3f} /bin/sh -c {quote(_WATCHED)} sh "$@"')
     else:
         lines.append('exec "$@"')
     return "\n".join(lines)

@@ -255,7 +255,7 @@ async def test_large_files_are_staged_first_and_judged_alike(here, tmp_path):
     source, path = tmp_path / "source", tmp_path / "large"
     source.write_bytes(b"\0\1" * 400_000)
     wanted = [File(str(path), source), File(str(tmp_path / "bytes"), b"y" * 600_000), File(str(tmp_path / "s"), b"s")]
-    assert [change.detail for change in await files.plan(here, wanted)][0] == "0 → 800000 bytes, mode 0644"
+    assert next(change.detail for change in await files.plan(here, wanted)) == "0 → 800000 bytes, mode 0644"
     assert len(await files.apply(here, wanted, keep_previous=False)) == 3
     assert path.read_bytes() == source.read_bytes()
     assert left(tmp_path) == ["bytes", "large", "s", "source"]
