@@ -13,13 +13,17 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from opsdeck.errors import Unavailable
 
 BUSY_MS = 10_000
+
+UNUSABLE_STATES = ("08", "25", "28", "3D", "40", "42501", "42P01", "53", "55", "57", "58", "XX")
+"""Beginnings of PostgreSQL's SQLSTATE that mean: no connection, read-only, no login, no such database, ended to break
+a deadlock, no right, no such table, no resources, not ready, shut down, system fault (its manual, appendix A)."""
 
 
 def make_engine(url: str, *, foreign_keys: bool = True) -> AsyncEngine:
@@ -60,7 +64,7 @@ class Database:
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """Open a session that only reads. Raises `Unavailable` when the database cannot answer."""
-        async with self._guard(), self._sessions() as session:
+        async with guard(self.url), self._sessions() as session:
             await session.connection(execution_options={"readonly": True})
             yield session
 
@@ -70,27 +74,32 @@ class Database:
 
         Raises `Unavailable` when the database is locked beyond the busy timeout, full, read-only or gone.
         """
-        async with self._guard(), self._sessions() as session, session.begin():
+        async with guard(self.url), self._sessions() as session, session.begin():
             yield session
-
-    @contextlib.asynccontextmanager
-    async def _guard(self) -> AsyncIterator[None]:
-        try:
-            yield
-        except OperationalError as fault:
-            raise _unavailable(self.url, fault) from fault
-        except DBAPIError as fault:
-            if fault.connection_invalidated or (
-                isinstance(fault.orig, sqlite3.DatabaseError) and not isinstance(fault.orig, sqlite3.IntegrityError)
-            ):
-                raise _unavailable(self.url, fault) from fault
-            raise
-        except OSError as fault:
-            raise _unavailable(self.url, fault) from fault
 
     async def close(self) -> None:
         """Let go of every connection."""
         await self.engine.dispose()
+
+
+@contextlib.asynccontextmanager
+async def guard(url: str) -> AsyncIterator[None]:
+    """Turn the driver's ways of saying that the database cannot be used into `Unavailable`; others pass."""
+    try:
+        yield
+    except DBAPIError as fault:
+        if fault.connection_invalidated or _unusable(fault.orig):
+            raise _unavailable(url, fault) from fault
+        raise
+    except OSError as fault:
+        raise _unavailable(url, fault) from fault
+
+
+def _unusable(cause: BaseException | None) -> bool:
+    if isinstance(cause, sqlite3.DatabaseError):
+        return not isinstance(cause, sqlite3.IntegrityError | sqlite3.ProgrammingError)
+    state = getattr(cause, "sqlstate", None)
+    return (type(cause).__name__ == "OperationalError" and state is None) or str(state).startswith(UNUSABLE_STATES)
 
 
 def _unavailable(url: str, fault: Exception) -> Unavailable:
@@ -102,6 +111,7 @@ def _unavailable(url: str, fault: Exception) -> Unavailable:
         "readonly": "give the user that runs OpsDeck the right to write there",
         "unable to open": "run `opsdeck init`, or check OPSDECK_HOME",
         "no such table": "run `opsdeck init`, which brings the tables up to date",
+        "does not exist": "run `opsdeck init`, which brings the tables up to date; or check the database's name",
         "malformed": "put back the newest backup of the database",
         "not a database": "put back the newest backup of the database",
     }

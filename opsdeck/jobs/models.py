@@ -51,7 +51,12 @@ class Job(Table, table=True):
     door: str
     source: str = ""
     retry_of: int | None = Field(default=None, foreign_key="core_job.id", ondelete="SET NULL")
-    slot_id: int | None = None
+    slot_id: int | None = Field(default=None, unique=True)
+    """The slot it came from; unique, so that a slot gives one job at most, whoever tries."""
+    timeout: float | None = None
+    """The clock over everything, seconds; frozen when the job was made. None: no bound."""
+    silence: float | None = None
+    """The clock since the last line of log, seconds; frozen when the job was made. None: no bound."""
     node: str = ""
     fence: int = 0
     """Grows with each claim; a late node's writes carry an old number and change nothing."""
@@ -59,6 +64,8 @@ class Job(Table, table=True):
     cancel_requested: datetime | None = None
     cancel_by: str = ""
     error: str = ""
+    fault: str = ""
+    """Name of the error's class (`Conflict`), for exit codes and pages."""
     receipt: dict[str, Any] | None = Field(default=None, sa_type=JSON)
     log_bytes: int = Field(default=0, sa_type=BigInteger)
     created: datetime = Field(default_factory=utcnow, index=True)
@@ -81,6 +88,8 @@ class Step(Table, table=True):
     """One short phrase for the lane: `put back`, `not started: an earlier edge failed its probe`."""
     exit_status: int | None = None
     error: str = ""
+    fault: str = ""
+    """Name of the error's class (`HostKeyChanged`), for exit codes and pages."""
     receipt: dict[str, Any] | None = Field(default=None, sa_type=JSON)
     remote: dict[str, Any] | None = Field(default=None, sa_type=JSON)
     """What runs on the host right now: process group or unit, for cancel and re-attach from any node."""
