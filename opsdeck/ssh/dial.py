@@ -41,11 +41,11 @@ KEX = [
 _KEYS_KEPT = 256
 
 
-class Refusal(Exception):  # noqa: N818 - an inner signal, turned into LoginRefused by the pool
+class Refusal(Exception):
     """The server accepted none of the credential's methods."""
 
 
-class Transient(Exception):  # noqa: N818 - an inner signal: dial again after a pause
+class Transient(Exception):
     """The server dropped the connection before it was set up, as one does that has too many starts."""
 
 
@@ -160,6 +160,8 @@ async def dial(
     except ConnectionRefusedError:
         raise _unreachable(endpoint, "nothing listens on that port") from None
     except (ConnectionResetError, BrokenPipeError, asyncssh.ConnectionLost) as error:
+        if "timeout" in str(error).lower():
+            raise _unreachable(endpoint, f"it did not let us in within {patience.login:g} s") from None
         raise Transient(str(error) or type(error).__name__) from None
     except TimeoutError:
         raise _unreachable(endpoint, f"no answer within {patience.connect:g} s") from None
@@ -182,6 +184,7 @@ async def offered(
                     port,
                     tunnel=tunnel,  # type: ignore[arg-type]  # its stub leaves out the None that it takes
                     config=None,
+                    options=asyncssh.SSHClientConnectionOptions(config=None, client_keys=None, agent_path=None),
                     kex_algs=KEX,
                     server_host_key_algs=list(kinds),
                 )

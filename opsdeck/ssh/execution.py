@@ -63,6 +63,7 @@ class Execution(asyncssh.SSHClientSession[bytes]):
         self._status: int | None = None
         self._signal: str | None = None
         self._last_data = 0.0
+        self._ended_at = 0.0
         self._sent_at: float | None = None
         self._chan: asyncssh.SSHClientChannel[bytes] | None = None
         self._feeder: asyncio.Task[None] | None = None
@@ -92,11 +93,13 @@ class Execution(asyncssh.SSHClientSession[bytes]):
     def exit_status_received(self, status: int) -> None:
         """Note the exit status."""
         self._status = status
+        self._ended_at = asyncio.get_running_loop().time()
         self._wake.set()
 
     def exit_signal_received(self, signal: str, core_dumped: bool, msg: str, lang: str) -> None:
         """Note the signal that ended it."""
         self._signal = signal
+        self._ended_at = asyncio.get_running_loop().time()
         self._wake.set()
 
     def pause_writing(self) -> None:
@@ -154,7 +157,7 @@ class Execution(asyncssh.SSHClientSession[bytes]):
                 now = loop.time()
                 if self.group is None and self._fence.prompts > 1:
                     raise self._sudo_refused()
-                due = self._due(began, announced, now)
+                due = self._due(began, announced)
                 if due is not None and now >= due:
                     if self.ended:
                         break
@@ -202,28 +205,28 @@ class Execution(asyncssh.SSHClientSession[bytes]):
             self._wake.set()
 
     def _begin_stdin(self) -> None:
-        assert self._chan is not None
+        if self._chan is None:
+            return
         if self._stdin is None:
             self._chan.write_eof()
         elif isinstance(self._stdin, bytes) and len(self._stdin) <= _CHUNK:
             self._chan.write(self._program.go + self._stdin)
             self._chan.write_eof()
         else:
-            self._feeder = asyncio.ensure_future(self._feed(self._stdin))
+            self._feeder = asyncio.ensure_future(self._feed(self._chan, self._stdin))
             self._feeder.add_done_callback(lambda _: self._wake.set())
 
-    async def _feed(self, source: bytes | Feed) -> None:
-        assert self._chan is not None
+    async def _feed(self, chan: asyncssh.SSHClientChannel[bytes], source: bytes | Feed) -> None:
         try:
-            self._chan.write(self._program.go)
+            chan.write(self._program.go)
             fed = 0
             async for chunk in _chunks(source):
                 await self._writable.wait()
-                self._chan.write(chunk)
+                chan.write(chunk)
                 fed += len(chunk)
                 if self.progress is not None:
                     self.progress(fed)
-            self._chan.write_eof()
+            chan.write_eof()
         except BrokenPipeError:
             return  # The command ended without reading all; its exit status tells the rest.
 
@@ -275,10 +278,10 @@ class Execution(asyncssh.SSHClientSession[bytes]):
                 self._paused = False
                 self._chan.resume_reading()
 
-    def _due(self, began: float, announced: bool, now: float) -> float | None:
+    def _due(self, began: float, announced: bool) -> float | None:
         """Give the loop time at which to stop waiting, if any."""
         if self.ended:
-            return max(self._last_data, now - _LINGER if self._last_data == 0.0 else 0.0) + _LINGER
+            return max(self._last_data, self._ended_at) + _LINGER
         if not announced:
             return began + self._start_timeout
         return began + self._start_timeout + self._time_limit if self._time_limit is not None else None
@@ -303,9 +306,8 @@ class Execution(asyncssh.SSHClientSession[bytes]):
         lines = [printable(line) for line in self._fence.said().split(b"\n")]
         said = next((line for line in reversed(lines) if line), "")
         if self._fence.prompts > 0:
-            secret = "the sudo password was not accepted"
             return SudoRefused(
-                f"{secret}{': ' + said if said else '.'}",
+                f"the sudo password was not accepted{': ' + said if said else '.'}",
                 host=self._endpoint.name,
                 hint="set the host's sudo password again.",
             )
@@ -329,7 +331,7 @@ class Execution(asyncssh.SSHClientSession[bytes]):
             raise ShellRefused(
                 f"the login shell did not run sh{': ' + words if words else '.'}",
                 host=host,
-                hint="give the account a login shell that takes commands (sh, bash, fish, csh, …), with head and setsid.",
+                hint="give the account a login shell that takes commands, such as /bin/sh, with head and setsid.",
             )
         if not self.ended and (lost or self._lost is not None):
             raise LinkLost(host, str(self._lost or "closed by the host"), may_have_run=True)

@@ -191,10 +191,7 @@ def _body(task: Task, marker: str, *, fed: bool, gated: bool, home_of: str | Non
         lines.append(f"HOME=~{home_of} USER={home_of} LOGNAME={home_of}; export HOME USER LOGNAME")
     lines += _surroundings(task.cwd, task.env)
     lines.append("set -- " + " ".join(quote(word) for word in _argv(task)))
-    if task.timeout is not None:
-        lines.append(f'exec timeout -k {task.kill_after:.3f} {task.timeout:.3f} /bin/sh -c {quote(_WATCHED)} sh "$@"')
-    else:
-        lines.append('exec "$@"')
+    lines.append(_become(task))
     return "\n".join(lines)
 
 
@@ -283,3 +280,22 @@ class Fence:
 
     def _note(self, data: bytes) -> None:
         self.noise = (self.noise + data)[-4096:]
+
+
+def detached_body(task: Task) -> str:
+    """Write the text that a keeper runs with `sh`: tells its group in the folder OPSDECK_UNIT, then is the task."""
+    lines = [
+        _STAT + "read -r _od_s </proc/sys/kernel/random/boot_id",
+        'echo "$$ ${20} $_od_s" >"$OPSDECK_UNIT/group.new" && mv -f "$OPSDECK_UNIT/group.new" "$OPSDECK_UNIT/group"',
+        "unset OPSDECK_UNIT; umask 022",
+        *_surroundings(task.cwd, task.env),
+        "set -- " + " ".join(quote(word) for word in _argv(task)),
+        _become(task),
+    ]
+    return "\n".join(lines)
+
+
+def _become(task: Task) -> str:
+    if task.timeout is None:
+        return 'exec "$@"'
+    return f'exec timeout -k {task.kill_after:.3f} {task.timeout:.3f} /bin/sh -c {quote(_WATCHED)} sh "$@"'
