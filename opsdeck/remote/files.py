@@ -299,9 +299,11 @@ def put_back_script(names: Sequence[str], *, sudo: bool = True) -> Script:
     return Script(shell("put_back_files"), tuple(words), sudo=sudo)
 
 
-async def look(host: HostAccess, names: Sequence[str], *, sudo: bool = True) -> tuple[FileState, ...]:
+async def look(
+    host: HostAccess, names: Sequence[str], *, limit: int = LOOK_LIMIT, sudo: bool = True
+) -> tuple[FileState, ...]:
     """Look at what lies at some paths, in one round trip. Raises `Unreadable` and the errors of `run`."""
-    done = await host.run(look_script(names, sudo=sudo), log=False)
+    done = await host.run(look_script(names, limit=limit, sudo=sudo), log=False)
     return parse_look(done.stdout, len(names))
 
 
