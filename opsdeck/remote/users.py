@@ -96,7 +96,8 @@ def _state(line: bytes) -> UserState:
     if line == b"absent":
         return UserState(False)
     try:
-        _, entry, groups, keys = (base64.b64decode(part[1:]).decode("utf-8", "replace") for part in line.split(b" "))
+        parts = line.split(b" ")[1:]
+        entry, groups, keys = (base64.b64decode(part[1:], validate=True).decode("utf-8", "replace") for part in parts)
         fields = entry.split(":")
         return UserState(True, fields[6].strip(), fields[5], frozenset(groups.split()), keys or None)
     except (ValueError, IndexError, binascii.Error):
