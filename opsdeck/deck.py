@@ -108,10 +108,7 @@ class Deck:
     @cached_property
     def inventory(self) -> Inventory:
         """The hosts."""
-        from opsdeck.inventory.facts.book import FactBook
-    from opsdeck.inventory.hostkeys import HostKeys
-    from opsdeck.inventory.hosts import Inventory
-    from opsdeck.inventory.samples.book import SampleBook
+        from opsdeck.inventory.hosts import Inventory
 
         return Inventory(self.db, self.audit, self.events)
 
