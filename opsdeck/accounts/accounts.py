@@ -61,9 +61,13 @@ class Accounts:
         """Let `actor` run an action; see `permissions.authorise`."""
         permissions.authorise(actor, action, plugin)
 
-    async def authenticate(self, name: str, password: Sensitive, code: str, source: str) -> User:
+    async def authenticate(self, name: str, password: Sensitive | str, code: str, source: str) -> User:
         """Log a person in; see `Login.authenticate`."""
-        return await self.login.authenticate(name, password, code, source)
+        return await self.login.authenticate(name, _hidden(password), code, source)
+
+    async def prove(self, name: str, *, password: Sensitive | str = "", code: str = "", source: str) -> User:
+        """Have a person who is logged in prove again who they are; see `Login.prove`."""
+        return await self.login.prove(name, password=_hidden(password), code=code, source=source)
 
     async def authenticate_token(self, text: str, source: str) -> Actor:
         """Give who a token stands for; see `Tokens.authenticate`."""
@@ -73,7 +77,7 @@ class Accounts:
         """Make a one-time login link's secret; see `Login.make_link`."""
         return await self.login.make_link(name, ttl, actor)
 
-    async def redeem_login_link(self, token: str, source: str) -> User:
+    async def use_login_link(self, token: str, source: str) -> User:
         """Log in by a one-time link; see `Login.redeem_link`."""
         return await self.login.redeem_link(token, source)
 
@@ -240,6 +244,10 @@ async def _end_logins(session: AsyncSession, user: User, *, keep: str | None = N
 def _not_the_name(name: str, password: Sensitive) -> None:
     if len(name) > 3 and name in password.reveal().lower():
         raise Invalid("the password has the name in it.", field="password", hint="choose another password")
+
+
+def _hidden(password: Sensitive | str) -> Sensitive:
+    return password if isinstance(password, Sensitive) else Sensitive(password)
 
 
 def _oneself(actor: Actor, name: str) -> None:

@@ -15,7 +15,7 @@ from opsdeck.db import Database
 STEP_UP = timedelta(minutes=10)
 """How long a fresh proof of identity counts."""
 
-STEP_UP_FIELD = "stepped_up_until"
+STEP_UP_FIELD = "step_up_until"
 """Where a session's data keeps it, as ISO 8601 text."""
 
 LINK = "link:"
