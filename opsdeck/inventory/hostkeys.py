@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from sqlmodel import col, select
 
-from opsdeck.actor import Actor
+from opsdeck.accounts.permissions import require
+from opsdeck.actor import Actor, Role
 from opsdeck.clock import utcnow
 from opsdeck.errors import NotFound, Refused
 from opsdeck.inventory.hosts import Inventory, ReachSeen
@@ -138,6 +139,7 @@ class HostKeys:
 
         Pinned keys that the host no longer shows are retired. Raises `NotFound` when no such key was offered.
         """
+        require(actor, Role.OPERATOR, "trust host keys")
         host = await self._inventory.get(name)
         async with self._db.write() as session:
             rows = await _keys(session, host)
@@ -172,6 +174,7 @@ class HostKeys:
 
     async def pin(self, name: str, public: str, actor: Actor, *, source: str = "given") -> HostKey:
         """Pin a key that is known from elsewhere (`--host-key`). Raises `Invalid` when it is none, `NotFound`."""
+        require(actor, Role.OPERATOR, "trust host keys")
         key = OfferedKey.of(public)
         host = await self._inventory.get(name)
         async with self._db.write() as session:
@@ -184,6 +187,7 @@ class HostKeys:
 
         A host whose pinned keys share none with the file's is left alone unless `replace`.
         """
+        require(actor, Role.OPERATOR, "trust host keys")
         known, skipped = known_hosts.parse(text)
         hosts = await self._inventory.list(selector)
         pinned, without, differ = [], [], []
@@ -293,7 +297,9 @@ async def _keys(session: AsyncSession, host: Host) -> Sequence[HostKey]:
 
 
 def _row(host: Host, key: OfferedKey, now: datetime) -> HostKey:
-    return HostKey(host_id=host.id, algorithm=key.algorithm, public=key.openssh, fingerprint=key.fingerprint, seen=now)
+    return HostKey(
+        host_id=host.id or 0, algorithm=key.algorithm, public=key.openssh, fingerprint=key.fingerprint, seen=now
+    )
 
 
 def _pin(row: HostKey, actor: Actor, now: datetime) -> None:
