@@ -1,8 +1,8 @@
 """Commands that outlive the link and the console.
 
 On the host, a keeper (a transient systemd unit, or where there is no systemd or no root a detached `sh`) runs the
-command in a session of its own, with its output in `log`, its group in `group`, and its exit status in `status`. They
-lie in `/var/lib/opsdeck/units/UNIT` for root under systemd, else in `~/.local/state/opsdeck/units/UNIT`, for that user only.
+command in a session of its own, with output in `log`, group in `group`, exit status in `status`, for that user only. They
+lie in `/var/lib/opsdeck/units/UNIT` for root under systemd, else in `~/.local/state/opsdeck/units/UNIT`.
 """
 
 from __future__ import annotations
