@@ -1,7 +1,7 @@
 """Commands that outlive the link and the console.
 
 On the host, a keeper (a transient systemd unit, or where there is no systemd or no root a detached `sh`) runs the
-command in a session of its own, with output in `log`, group in `group`, exit status in `status`, for that user only. They
+command in its own session, with output in `log`, group in `group`, exit status in `status`, for that user only. They
 lie in `/var/lib/opsdeck/units/UNIT` for root under systemd, else in `~/.local/state/opsdeck/units/UNIT`.
 """
 
@@ -61,7 +61,8 @@ old=
 if [ -d "$d" ]; then old=y; else
   mkdir -p "${d%/*}" || exit 1
   n=$(mktemp -d "${d%/*}/.new.XXXXXXXX") || exit 1
-  printf '%s\\n' "$2" >"$n/command" && : >"$n/log" && mv -T "$n" "$d" || { rm -rf "$n"; exit 1; }
+  printf '%s\\n' "$2" >"$n/command" && : >"$n/log" || { rm -rf "$n"; exit 1; }
+  mv -T "$n" "$d" 2>/dev/null || { rm -rf "$n"; [ -d "$d" ] || exit 1; old=y; }
 fi
 if [ ! -d "$d/begun" ]; then
   i=
