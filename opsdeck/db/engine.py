@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
@@ -65,6 +66,11 @@ class Database:
     def name(self) -> str:
         """Give the place to show to a person: the file, or host and database without the password."""
         return place(self.url)
+
+    @property
+    def absent(self) -> bool:
+        """Tell whether this is an SQLite file that is not there yet (opening it would make an empty one)."""
+        return self.sqlite and not Path(self.name).exists()
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
