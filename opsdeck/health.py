@@ -33,12 +33,14 @@ async def examine(deck: Deck) -> tuple[Finding, ...]:
         try:
             found += [finding async for finding in look(deck)]
         except OpsDeckError as fault:
-            found.append(Finding(subject, BROKEN, fault.message, fault.hint or ""))
-    for fault in deck.plugins.faults:
-        found.append(Finding(f"plugin {fault.plugin}", ATTENTION, f"{fault.text} (in {fault.where})", "see its page"))
+            if all(finding.text != fault.message for finding in found):
+                found.append(Finding(subject, BROKEN, fault.message, fault.hint or ""))
     if all(finding.state != BROKEN for finding in found):
         for findings in (await deck.plugins.gather("opsdeck_health", deck=deck)).values():
             found += findings
+    for told in deck.plugins.faults:
+        hint = f"mend or remove it, or add {told.plugin!r} to OPSDECK_DISABLED_PLUGINS"
+        found.append(Finding(f"plugin {told.plugin}", ATTENTION, f"{told.text} (in {told.where})", hint))
     return tuple(found)
 
 
