@@ -298,7 +298,9 @@ async def watch_terms(deck: Deck, now: datetime | None = None) -> None:
         for host in hosts
         for key, title in terms_due(host, traffic[host.name], at.astimezone(UTC).date())
     }
-    known = {one.key: one.title for one in await deck.incidents.open_now() if one.key.startswith(("renewal:", "quota:"))}
+    known = {
+        one.key: one.title for one in await deck.incidents.open_now() if one.key.startswith(("renewal:", "quota:"))
+    }
     for key in known.keys() - wanted.keys():
         await deck.incidents.close(key)
     for key, (title, name) in wanted.items():
