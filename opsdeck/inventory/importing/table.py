@@ -40,7 +40,7 @@ def parse_csv(text: str, file: str = "") -> Parsed:
             if not any(cell.strip() for cell in cells) or cells[0].lstrip().startswith("#"):
                 continue
             if not fields:
-                fields = _headings(cells, reader.line_num, parsed, file)
+                fields = _headings(cells, reader.line_num, parsed)
                 if not fields:
                     return parsed
                 continue
@@ -50,7 +50,7 @@ def parse_csv(text: str, file: str = "") -> Parsed:
             given: dict[str, object] = {
                 name: cell.strip() for name, cell in zip(fields, cells, strict=True) if cell.strip()
             }
-            _take(given, reader.line_num, parsed, file)
+            _take(given, reader.line_num, parsed)
             if len(parsed.rows) > MAX_ROWS:
                 parsed.wrong(reader.line_num, f"more than {MAX_ROWS} hosts")
                 return parsed
@@ -62,7 +62,7 @@ def parse_csv(text: str, file: str = "") -> Parsed:
 def parse_yaml(text: str, file: str = "") -> Parsed:
     """Read a YAML list of hosts, or a mapping with such a list under `hosts`."""
     parsed = Parsed(file)
-    root = nodes.compose(text, parsed, file)
+    root = nodes.compose(text, parsed)
     if root is None:
         return parsed
     listed = next((value for key, _, value in nodes.pairs(root) if key == "hosts"), root)
@@ -80,13 +80,13 @@ def parse_yaml(text: str, file: str = "") -> Parsed:
                 parsed.wrong(nodes.line(at), f"{key!r} is no field of a host")
             elif (content := nodes.plain(value)) is not None:
                 given[name] = content
-        _take(given, nodes.line(item), parsed, file)
+        _take(given, nodes.line(item), parsed)
     if len(found) > MAX_ROWS:
         parsed.wrong(1, f"more than {MAX_ROWS} hosts")
     return parsed
 
 
-def _headings(cells: list[str], line: int, parsed: Parsed, file: str) -> list[str]:
+def _headings(cells: list[str], line: int, parsed: Parsed) -> list[str]:
     fields = []
     for cell in cells:
         heading = cell.strip().lower().replace(" ", "_")
@@ -102,10 +102,10 @@ def _headings(cells: list[str], line: int, parsed: Parsed, file: str) -> list[st
     return [] if parsed.problems else fields
 
 
-def _take(given: dict[str, object], line: int, parsed: Parsed, file: str) -> None:
+def _take(given: dict[str, object], line: int, parsed: Parsed) -> None:
     name = given.pop("name", None)
     key = given.pop("key_file", None)
     if not isinstance(name, str) or not name.strip():
         parsed.wrong(line, "has no name")
         return
-    parsed.rows.append(Row(name.strip().lower(), line, given, key if isinstance(key, str) else None, file))
+    parsed.rows.append(Row(name.strip().lower(), line, given, key if isinstance(key, str) else None, parsed.file))
