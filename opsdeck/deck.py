@@ -65,7 +65,7 @@ class Deck:
             await deck.keyring.open()
             yield deck
         finally:
-            await deck._close()
+            await deck.close()
 
     @cached_property
     def db(self) -> Database:
@@ -182,7 +182,8 @@ class Deck:
 
         return Incidents(self.db, self.events)
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """Close the rooms that were opened."""
         opened = self.__dict__
         if "jobs" in opened:
             await self.jobs.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opsdeck import __version__
-from opsdeck.builtin import running
+from opsdeck.builtin import copying, packages, reboot, running, units
 from opsdeck.hookspecs import hookimpl
 from opsdeck.manifest import API, Manifest
 
@@ -17,5 +17,13 @@ def opsdeck_manifest() -> Manifest:
         api=API,
         package="opsdeck.builtin",
         title="Hosts",
-        actions=(running.command, running.script),
+        actions=(
+            running.command,
+            running.script,
+            copying.copy,
+            copying.fetch,
+            packages.packages,
+            units.restart,
+            reboot.reboot,
+        ),
     )

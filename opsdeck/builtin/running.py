@@ -28,12 +28,18 @@ class _Manner(BaseModel):
         description="Another user of the host; needs sudo there.",
         pattern=r"^([A-Za-z_][A-Za-z0-9_.-]{0,31})?$",
     )
-    folder: str = Field("", title="Folder", description="Where it starts; empty means the login's home.")
+    folder: str = Field(
+        "",
+        title="Folder",
+        json_schema_extra={"opsdeck": "path"},
+        description="Where it starts; empty means the login's home.",
+    )
     timeout: float | None = Field(
         None,
         gt=0,
         le=30 * 86400,
-        title="Time limit, seconds",
+        json_schema_extra={"unit": "s"},
+        title="Time limit",
         description="It is ended on the host after this time; empty means only the job's own limit.",
     )
     detach: bool = Field(
@@ -41,6 +47,12 @@ class _Manner(BaseModel):
         title="Detached",
         description="It keeps running on the host when the link drops or the console restarts, and is followed again.",
     )
+
+    @model_validator(mode="after")
+    def _detached_as_login_or_root(self) -> Self:
+        if self.detach and self.run_as:
+            raise ValueError("a detached run is the login's or root's; leave out the user")
+        return self
 
 
 class CommandParams(_Manner):

@@ -104,6 +104,8 @@ class JobRun(Protocol):
     actor: Actor
     hosts: tuple[Host, ...]
     db: Database
+    home: Path
+    """The data folder of the console, where files that jobs fetch and artefacts lie."""
     resuming: bool
 
     def step(self, host: str) -> AbstractAsyncContextManager[StepRun]:
@@ -162,6 +164,8 @@ class PlanRun(Protocol):
     actor: Actor
     hosts: tuple[Host, ...]
     db: Database
+    home: Path
+    """The data folder of the console."""
 
     def on(self, host: str) -> HostAccess:
         """Reach one of the hosts; only read there."""

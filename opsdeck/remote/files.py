@@ -2,7 +2,7 @@
 
 Putting in place goes: write beside, let the program's own checker judge (`check` for one staged file, `validate` for
 all once they lie in place), rename; when anything refuses, everything lies as before. What was there is kept beside
-and can be put back later. Large files go by `HostAccess.put`.
+and can be put back later. Large files are staged by `HostAccess.put` first and then go the same way.
 """
 
 from __future__ import annotations
@@ -13,20 +13,23 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from opsdeck.errors import Invalid, NotFound, Refused
 from opsdeck.plan import Change, Verb
 from opsdeck.remote import paths
 from opsdeck.remote.errors import CheckRefused, HostFull, NotDone, Unreadable
+from opsdeck.remote.sources import shell
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Completed, Script, printable
 
 if TYPE_CHECKING:
     from opsdeck.jobs.context import HostAccess
 
-TOTAL_LIMIT = 512 * 1024
-"""Bytes of content that one round trip takes; larger files go by `HostAccess.put`."""
+INLINE_LIMIT = 512 * 1024
+"""Bytes of content that travel inside the one round trip; more is staged by `HostAccess.put` before."""
 LOOK_LIMIT = 96 * 1024
 """Bytes of one file that a look brings back for its diff."""
 STAGED = "{}"
@@ -35,7 +38,7 @@ STAGED = "{}"
 
 @dataclass(frozen=True)
 class File:
-    """A file as it should be. `content` None: there should be none.
+    """A file as it should be. `content` None: there should be none; a `Path` is a file of this machine.
 
     `mode` and `owner` (`user` or `user:group`) None leave what is there (0644 and who writes it, for a new one).
     `check` is an argv whose word `{}` becomes the staged file; an end other than 0 refuses it. Content that is
@@ -43,7 +46,7 @@ class File:
     """
 
     path: str
-    content: bytes | Sensitive | None
+    content: bytes | Sensitive | Path | None
     mode: int | None = 0o644
     owner: str | None = None
     check: tuple[str, ...] = ()
@@ -54,29 +57,30 @@ class File:
             paths.check_owner(self.owner)
         if self.mode is not None:
             paths.check_mode(self.mode)
-        if self.size > TOTAL_LIMIT:
-            raise Invalid(
-                f"{self.path} is {self.size} bytes; at most {TOTAL_LIMIT} travel this way.",
-                field="content",
-                hint="copy it with `put`",
-            )
+        if isinstance(self.content, Path) and not self.content.is_file():
+            raise NotFound(f"there is no file {self.content} here.", file=str(self.content), field="content")
+        if isinstance(self.content, Sensitive) and self.size > INLINE_LIMIT:
+            raise Invalid(f"the secret content of {self.path} is over {INLINE_LIMIT} bytes.", field="content")
 
     @property
-    def data(self) -> bytes:
-        """Give the content itself."""
+    def data(self) -> bytes | None:
+        """Give the content when it is held in memory."""
         if isinstance(self.content, Sensitive):
             return self.content.reveal().encode()
-        return self.content or b""
+        return self.content if isinstance(self.content, bytes) else None
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Give the content's length in bytes."""
-        return len(self.data)
+        return self.content.stat().st_size if isinstance(self.content, Path) else len(self.data or b"")
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Give the content's sha256."""
-        return hashlib.sha256(self.data).hexdigest()
+        if isinstance(self.content, Path):
+            with self.content.open("rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashlib.sha256(self.data or b"").hexdigest()
 
 
 class Kind(StrEnum):
@@ -105,30 +109,9 @@ class FileState:
     content: bytes | None = None
 
 
-_LOOK = r"""
-LC_ALL=C; export LC_ALL
-limit=$1; shift
-for path do
-    parent=${path%/*}; [ -n "$parent" ] || parent=/
-    if [ -L "$path" ]; then echo link
-    elif [ -d "$path" ]; then echo "folder $(stat -c '%a %U %G' -- "$path")"
-    elif [ -f "$path" ] && [ -r "$path" ]; then
-        size=$(stat -c %s -- "$path"); digest=$(sha256sum <"$path"); body=
-        [ "$size" -gt "$limit" ] || body=$(base64 -w 0 <"$path")
-        echo "file $(stat -c '%a %U %G' -- "$path") $size ${digest%% *} =$body"
-    elif [ -f "$path" ] || { [ -d "$parent" ] && [ ! -x "$parent" ]; }; then echo denied
-    elif [ -e "$path" ]; then echo other
-    elif [ -d "$parent" ]; then echo absent
-    else echo orphan
-    fi
-done
-echo end
-"""
-
-
 def look_script(names: Sequence[str], *, limit: int = LOOK_LIMIT, sudo: bool = True) -> Script:
     """Build the look at some paths."""
-    return Script(_LOOK, (str(limit), *(paths.check_path(name) for name in names)), sudo=sudo)
+    return Script(shell("look_files"), (str(limit), *(paths.check_path(name) for name in names)), sudo=sudo)
 
 
 def parse_look(output: bytes, count: int) -> tuple[FileState, ...]:
@@ -189,7 +172,7 @@ def _fits(host: str, file: File, state: FileState) -> bool:
 
 def _change(host: str, file: File, state: FileState) -> Change:
     details: list[str] = []
-    before, after = _text(state.content), _text(None if file.content is None else file.data)
+    before, after = _text(state.content), _text(_shown(file))
     old = state.kind is Kind.FILE
     if isinstance(file.content, Sensitive):
         before = after = None
@@ -210,6 +193,12 @@ def _change(host: str, file: File, state: FileState) -> Change:
     return Change(host, Verb.UPDATE if old else Verb.CREATE, file.path, ", ".join(details), before, after)
 
 
+def _shown(file: File) -> bytes | None:
+    if isinstance(file.content, Path) and file.size <= LOOK_LIMIT:
+        return file.content.read_bytes()
+    return file.data if file.size <= LOOK_LIMIT else None
+
+
 def _text(data: bytes | None) -> str | None:
     if data is None or b"\0" in data:
         return None
@@ -219,122 +208,49 @@ def _text(data: bytes | None) -> str | None:
         return None
 
 
-_APPLY = r"""
-set -u; set -C; umask 077; LC_ALL=C; export LC_ALL
-keep=$1; words=$2; shift 2
-changed=' '; kept=' '; swapped=' '; stopped=no
-trap 'stopped=yes' TERM INT HUP
+@dataclass(frozen=True)
+class Staged:
+    """How a set of files travels: the names beside their places, and which of them are put there before."""
 
-fail() { echo "fail $1 $index"; return 1; }
+    names: tuple[str, ...]
+    ahead: tuple[bool, ...]
 
-first() {
-    # first N WORD…: run the first N of the words
-    n=$1; shift; total=$#; i=0
-    for word do [ "$i" -ge "$n" ] || set -- "$@" "$word"; i=$((i + 1)); done
-    shift "$total"; "$@"
-}
 
-each() {
-    verb=$1; shift; shift "$words"; index=0
-    while [ "$#" -gt 0 ]; do
-        path=$1 staged=$2 previous=$3 none=$4 mode=$5 owner=$6 length=$7 digest=$8 checks=$9; shift 9
-        "$verb" "$@" || return
-        shift "$checks"; index=$((index + 1))
-    done
-}
-
-stage() {
-    parent=${path%/*}; [ -n "$parent" ] || parent=/
-    [ "$stopped" = no ] || fail stopped || return
-    [ ! -L "$path" ] || fail link || return
-    [ ! -d "$path" ] || fail folder || return
-    if [ "$length" = - ]; then [ ! -e "$path" ] || changed="$changed$index "; return 0; fi
-    [ -d "$parent" ] || fail parent || return
-    if [ "$length" -gt 0 ]; then head -c "$length" | base64 -d >"$staged"; else : >"$staged"; fi || fail write || return
-    got=$(sha256sum <"$staged"); [ "${got%% *}" = "$digest" ] || fail write || return
-    now=; [ ! -f "$path" ] || now=$(sha256sum <"$path")
-    if [ -f "$path" ]; then
-        chmod --reference="$path" -- "$staged" && chown --reference="$path" -- "$staged" || fail owner || return
-    else
-        chmod 0644 -- "$staged"
-    fi
-    [ "$owner" = - ] || chown -- "$owner" "$staged" || fail owner || return
-    [ "$mode" = - ] || chmod -- "$mode" "$staged" || fail owner || return
-    if [ "${now%% *}" = "$digest" ] && [ "$(stat -c '%a %u %g' -- "$path")" = "$(stat -c '%a %u %g' -- "$staged")" ]
-    then rm -f -- "$staged"; return 0; fi
-    sync -- "$staged" || fail write || return
-    changed="$changed$index "
-    [ "$checks" -eq 0 ] || first "$checks" "$@" >&2 </dev/null || fail check
-}
-
-is_in() { case $1 in *" $index "*) return 0;; esac; return 1; }
-
-hold() {
-    is_in "$changed" || return 0
-    rm -f -- "$none"
-    if [ -e "$path" ]; then
-        ln -f -- "$path" "$previous" 2>/dev/null || cp -p --remove-destination -- "$path" "$previous" || fail write || return
-    else
-        rm -f -- "$previous"; : >"$none" || fail write || return
-    fi
-    kept="$kept$index "
-}
-
-swap() {
-    is_in "$changed" || return 0
-    [ "$stopped" = no ] || fail stopped || return
-    swapped="$swapped$index "
-    if [ "$length" = - ]; then rm -f -- "$path"; else mv -f -T -- "$staged" "$path"; fi || fail write
-}
-
-judge() {
-    index=-1
-    [ "$words" -eq 0 ] || [ "$changed" = ' ' ] || first "$words" "$@" >&2 </dev/null || fail validate || return
-    [ "$stopped" = no ] || fail stopped
-}
-
-back() {
-    is_in "$swapped" || return 0
-    if [ -e "$none" ]; then rm -f -- "$path" "$none"; else mv -f -T -- "$previous" "$path"; fi || broken="$broken$index "
-}
-
-drop() { rm -f -- "$staged"; }
-forget() { ! is_in "$kept" || rm -f -- "$previous" "$none"; }
-
-if each stage "$@" && each hold "$@" && each swap "$@" && judge "$@"; then
-    [ "$keep" = yes ] || each forget "$@"
-    echo "changed$changed"
-else
-    broken=' '
-    each back "$@"; [ "$broken" != ' ' ] || each forget "$@"; each drop "$@"
-    [ "$broken" = ' ' ] || echo "broken$broken"
-    exit 90
-fi
-"""
+def stage(files: Sequence[File]) -> Staged:
+    """Choose names beside the files' places, and what fits into the one round trip."""
+    room = INLINE_LIMIT
+    ahead: list[bool] = []
+    for file in files:
+        large = isinstance(file.content, Path) or file.size > room
+        ahead.append(large)
+        room -= 0 if large else file.size
+    return Staged(tuple(paths.staged(file.path) for file in files), tuple(ahead))
 
 
 def apply_script(
-    files: Sequence[File], *, validate: Sequence[str] = (), keep_previous: bool = True, sudo: bool = True
+    files: Sequence[File],
+    places: Staged,
+    *,
+    validate: Sequence[str] = (),
+    keep_previous: bool = True,
+    sudo: bool = True,
 ) -> tuple[Script, bytes | Sensitive]:
     """Build what puts the files in place, and what goes to its standard input."""
     names = [file.path for file in files]
     if len(set(names)) != len(names):
         raise Invalid("a path is there twice.", field="path")
-    if sum(file.size for file in files) > TOTAL_LIMIT:
-        raise Invalid(f"the files together are over {TOTAL_LIMIT} bytes.", field="content", hint="copy fewer at once")
     words = ["yes" if keep_previous else "no", str(len(validate)), *validate]
     bodies: list[str] = []
-    for file in files:
-        stage = paths.staged(file.path)
-        body = base64.b64encode(file.data).decode()
+    for file, place, ahead in zip(files, places.names, places.ahead, strict=True):
+        body = "" if ahead else base64.b64encode(file.data or b"").decode()
         bodies.append(body)
-        words += [file.path, stage, paths.beside(file.path, "previous"), paths.beside(file.path, "none")]
+        words += [file.path, place, paths.beside(file.path, "previous"), paths.beside(file.path, "none")]
         words += ["-" if file.mode is None else f"{file.mode:04o}", file.owner or "-"]
-        words += ["-" if file.content is None else str(len(body)), file.digest, str(len(file.check))]
-        words += [stage if word == STAGED else word for word in file.check]
+        words += ["-" if file.content is None else "+" if ahead else str(len(body)), file.digest, str(len(file.check))]
+        words += [place if word == STAGED else word for word in file.check]
     text = "".join(bodies)
     secret = any(isinstance(file.content, Sensitive) for file in files)
-    return Script(_APPLY, tuple(words), sudo=sudo), Sensitive(text) if secret else text.encode()
+    return Script(shell("put_files"), tuple(words), sudo=sudo), Sensitive(text) if secret else text.encode()
 
 
 def parse_apply(host: str, files: Sequence[File], done: Completed) -> tuple[str, ...]:
@@ -375,32 +291,19 @@ def _raise(host: str, path: str, why: str, said: str) -> None:
             raise NotDone(f"{path} was not written: {said or 'it arrived damaged'}.", **given)
 
 
-_PUT_BACK = r"""
-set -u; LC_ALL=C; export LC_ALL
-n=0
-while [ "$#" -gt 0 ]; do
-    path=$1 previous=$2 none=$3; shift 3
-    if [ -e "$previous" ]; then mv -f -T -- "$previous" "$path" || exit 1; echo "$n restored"
-    elif [ -e "$none" ]; then rm -f -- "$path" "$none" || exit 1; echo "$n removed"
-    else echo "$n nothing"
-    fi
-    n=$((n + 1))
-done
-echo end
-"""
-
-
 def put_back_script(names: Sequence[str], *, sudo: bool = True) -> Script:
     """Build what restores the kept previous files."""
     words: list[str] = []
     for name in names:
         words += [paths.check_path(name), paths.beside(name, "previous"), paths.beside(name, "none")]
-    return Script(_PUT_BACK, tuple(words), sudo=sudo)
+    return Script(shell("put_back_files"), tuple(words), sudo=sudo)
 
 
-async def look(host: HostAccess, names: Sequence[str], *, sudo: bool = True) -> tuple[FileState, ...]:
+async def look(
+    host: HostAccess, names: Sequence[str], *, limit: int = LOOK_LIMIT, sudo: bool = True
+) -> tuple[FileState, ...]:
     """Look at what lies at some paths, in one round trip. Raises `Unreadable` and the errors of `run`."""
-    done = await host.run(look_script(names, sudo=sudo), log=False)
+    done = await host.run(look_script(names, limit=limit, sudo=sudo), log=False)
     return parse_look(done.stdout, len(names))
 
 
@@ -417,12 +320,16 @@ async def apply(
     keep_previous: bool = True,
     sudo: bool = True,
 ) -> tuple[str, ...]:
-    """Put the files in place, all or none, in one round trip; give the paths that were changed.
+    """Put the files in place, all or none, in one round trip for all small ones; give the paths that were changed.
 
     `validate` is an argv run once the files lie in place (`nginx -t`); an end other than 0 puts everything back.
     Raises `CheckRefused`, `HostFull`, `NotFound` for a missing folder, `Refused` for links and folders, `NotDone`.
     """
-    script, body = apply_script(files, validate=validate, keep_previous=keep_previous, sudo=sudo)
+    places = stage(files)
+    script, body = apply_script(files, places, validate=validate, keep_previous=keep_previous, sudo=sudo)
+    for file, place, ahead in zip(files, places.names, places.ahead, strict=True):
+        if ahead and not isinstance(file.content, Sensitive | None):
+            await host.put(file.content, place, mode=0o600, sudo=sudo)
     done = await host.run(script, stdin=body, check=False, log=False)
     return parse_apply(host.host.name, files, done)
 

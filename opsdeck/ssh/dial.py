@@ -126,7 +126,7 @@ async def dial(
             endpoint.address,
             endpoint.port,
             username=endpoint.user,
-            tunnel=tunnel,  # type: ignore[arg-type]  # its stub leaves out the None that it takes
+            tunnel=tunnel,
             config=None,
             known_hosts=([], [], []),
             x509_trusted_certs=None,
@@ -182,7 +182,7 @@ async def offered(
                 key = await asyncssh.get_server_host_key(
                     address,
                     port,
-                    tunnel=tunnel,  # type: ignore[arg-type]  # its stub leaves out the None that it takes
+                    tunnel=tunnel,
                     config=None,
                     options=asyncssh.SSHClientConnectionOptions(config=None, client_keys=None, agent_path=None),
                     kex_algs=KEX,

@@ -1,0 +1,23 @@
+LC_ALL=C; export LC_ALL
+[ -d /run/systemd/system ] || { echo nosystemd; exit 91; }
+verb=$1 unit=$2 limit=$3 settle=$4
+show() { systemctl show --no-pager -p "$1" --value -- "$unit"; }
+began=$(date +%s)
+timeout -k 5 "$limit" systemctl --no-ask-password --no-pager "$verb" -- "$unit" >&2 </dev/null
+echo "code $?"
+case $verb in start | restart | reload | reload-or-restart)
+    # a program that dies after a moment, or that systemd starts again and again, is not running
+    end=$(($(date +%s) + limit))
+    while [ "$(date +%s)" -lt "$end" ]; do
+        case $(show ActiveState) in activating | reloading) sleep 0.3 ;; *) break ;; esac
+        [ "$(show SubState)" != auto-restart ] || break
+    done
+    [ "$(show ActiveState)" != active ] || sleep "$settle"
+    ;;
+esac
+systemctl show --no-pager -p Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,MainPID,Type -- "$unit"
+echo journal
+[ "$(show ActiveState)" = active ] && [ "$(show NRestarts)" = 0 ] ||
+    journalctl --no-pager -q -o cat -n 20 --since "@$began" -u "$unit" 2>/dev/null | tail -c 6000
+echo
+echo end
