@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,6 +100,9 @@ def plan(parsed: Parsed, hosts: Sequence[Host], *, with_keys: bool = False, know
             text = f"{row.name}: there is no host {jump!r} to go through, here or in the file"
             problems.append(Problem(row.line, text, True, row.file))
     made = {name: file for file, name in keys.items() if name not in known}
+    for file, name in keys.items():
+        if name in known:
+            problems.append(Problem(0, f"the secret {name} is there already and is used, not {file}", False, file))
     problems.sort(key=lambda problem: (problem.file, problem.line))
     return ImportPlan(tuple(added), tuple(changed), tuple(same), tuple(problems), made)
 
@@ -116,7 +120,7 @@ async def apply(planned: ImportPlan, inventory: Inventory, secrets: SecretStore,
     made: list[str] = []
     try:
         for name, file in planned.keys.items():
-            text = Path(file).read_text()
+            text = await asyncio.to_thread(Path(file).expanduser().read_text)
             await secrets.set(name, Sensitive(text), kind="ssh-key", note=f"imported from {file}", actor=actor)
             made.append(name)
         edits = {edit.name: edit.patch for edit in planned.changed}

@@ -17,11 +17,9 @@ ALSO = {
     "ip": "address",
     "quota": "quota_bytes",
     "reset_day": "quota_reset_day",
-} | {
     "jump_host": "jump",
     "lat": "latitude",
     "lon": "longitude",
-    "key_file": "key_file",
 }
 """Headings that other tables use, and the field each means."""
 
