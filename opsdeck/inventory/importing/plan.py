@@ -120,7 +120,7 @@ async def apply(planned: ImportPlan, inventory: Inventory, secrets: SecretStore,
     made: list[str] = []
     try:
         for name, file in planned.keys.items():
-            text = await asyncio.to_thread(Path(file).expanduser().read_text)
+            text = await asyncio.to_thread(_read_key, file)
             await secrets.set(name, Sensitive(text), kind="ssh-key", note=f"imported from {file}", actor=actor)
             made.append(name)
         edits = {edit.name: edit.patch for edit in planned.changed}
@@ -130,6 +130,10 @@ async def apply(planned: ImportPlan, inventory: Inventory, secrets: SecretStore,
             with contextlib.suppress(OpsDeckError):
                 await secrets.remove(name, actor)
         raise
+
+
+def _read_key(file: str) -> str:
+    return Path(file).expanduser().read_text()
 
 
 def _edit(host: Host, row: Row, given: Mapping[str, object]) -> Edit | None:
