@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from opsdeck.audit.log import AuditLog
     from opsdeck.db import Database
     from opsdeck.inventory.endpoints import Endpoints
+    from opsdeck.inventory.facts.book import FactBook
+    from opsdeck.inventory.hostkeys import HostKeys
     from opsdeck.inventory.hosts import Inventory
+    from opsdeck.inventory.samples.book import SampleBook
     from opsdeck.jobs.jobs import Jobs
     from opsdeck.jobs.leases import Leases
     from opsdeck.jobs.schedules import Schedules
@@ -62,7 +65,7 @@ class Deck:
             await deck.keyring.open()
             yield deck
         finally:
-            await deck._close()
+            await deck.close()
 
     @cached_property
     def db(self) -> Database:
@@ -90,7 +93,10 @@ class Deck:
         """The secret store."""
         from opsdeck.secrets.store import SecretStore
 
-        return SecretStore(self.db, self.keyring, self.audit)
+        store = SecretStore(self.db, self.keyring, self.audit)
+        for manifest in self.plugins.ordered():
+            store.add_kinds(manifest.secret_kinds)
+        return store
 
     @cached_property
     def accounts(self) -> Accounts:
@@ -112,6 +118,34 @@ class Deck:
         from opsdeck.inventory.endpoints import Endpoints
 
         return Endpoints(self.inventory, self.secrets)
+
+    @cached_property
+    def host_keys(self) -> HostKeys:
+        """Which keys the hosts may show."""
+        from opsdeck.inventory.hostkeys import HostKeys
+
+        return HostKeys(
+            self.db,
+            self.audit,
+            inventory=self.inventory,
+            endpoints=self.endpoints,
+            pool=self.ssh,
+            incidents=self.incidents,
+        )
+
+    @cached_property
+    def facts(self) -> FactBook:
+        """What was read from the hosts, with its history."""
+        from opsdeck.inventory.facts.book import FactBook
+
+        return FactBook(self.db)
+
+    @cached_property
+    def samples(self) -> SampleBook:
+        """The hosts' counters and their traffic."""
+        from opsdeck.inventory.samples.book import SampleBook
+
+        return SampleBook(self.db)
 
     @cached_property
     def ssh(self) -> Pool:
@@ -148,7 +182,8 @@ class Deck:
 
         return Incidents(self.db, self.events)
 
-    async def _close(self) -> None:
+    async def close(self) -> None:
+        """Close the rooms that were opened."""
         opened = self.__dict__
         if "jobs" in opened:
             await self.jobs.close()

@@ -61,6 +61,11 @@ class Database:
         """Tell whether this is SQLite (one node) rather than PostgreSQL."""
         return self.url.startswith("sqlite")
 
+    @property
+    def name(self) -> str:
+        """Give the place to show to a person: the file, or host and database without the password."""
+        return place(self.url)
+
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """Open a session that only reads. Raises `Unavailable` when the database cannot answer."""
@@ -80,6 +85,11 @@ class Database:
     async def close(self) -> None:
         """Let go of every connection."""
         await self.engine.dispose()
+
+
+def place(url: str) -> str:
+    """Give the part of a database's URL that may be shown."""
+    return url.rsplit("@", 1)[-1].removeprefix("sqlite+aiosqlite:///")
 
 
 @contextlib.asynccontextmanager
@@ -103,7 +113,7 @@ def _unusable(cause: BaseException | None) -> bool:
 
 
 def _unavailable(url: str, fault: Exception) -> Unavailable:
-    where = url.rsplit("@", 1)[-1].removeprefix("sqlite+aiosqlite:///")
+    where = place(url)
     text = str(getattr(fault, "orig", None) or fault).splitlines()[0]
     hints = {
         "locked": "another process holds it; see `opsdeck doctor`, then try again",

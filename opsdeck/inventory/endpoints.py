@@ -15,12 +15,11 @@ from opsdeck.inventory.hosts import MAX_HOPS
 from opsdeck.inventory.models import Host, HostKey
 from opsdeck.inventory.selector import unknown_host
 from opsdeck.secrets.models import Secret
-from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.endpoint import Credential, Endpoint, Method, Sudo
 
 if TYPE_CHECKING:
     from opsdeck.inventory.hosts import Inventory
-    from opsdeck.secrets.store import SecretStore
+    from opsdeck.secrets.store import Opened, SecretStore
 
 CERTIFICATE = "-cert"
 PASSPHRASE = "-passphrase"  # noqa: S105 - the ending of a secret's name
@@ -123,9 +122,9 @@ def _chain(name: str, hosts: Mapping[str, Host], *, strict: bool = True) -> list
     return chain
 
 
-def _endpoint(host: Host, known: _Known, values: Mapping[str, Sensitive], made: Mapping[str, Endpoint]) -> Endpoint:
+def _endpoint(host: Host, known: _Known, values: Mapping[str, Opened], made: Mapping[str, Endpoint]) -> Endpoint:
     credential = _credential(host, known, values)
-    password = values[host.sudo_secret] if host.sudo_secret else None
+    password = values[host.sudo_secret].value if host.sudo_secret else None
     if password is None and host.sudo == Sudo.PASSWORD and credential.method is Method.PASSWORD:
         password = credential.secret
     return Endpoint(
@@ -141,29 +140,28 @@ def _endpoint(host: Host, known: _Known, values: Mapping[str, Sensitive], made: 
     )
 
 
-def _credential(host: Host, known: _Known, values: Mapping[str, Sensitive]) -> Credential:
+def _credential(host: Host, known: _Known, values: Mapping[str, Opened]) -> Credential:
     if host.credential == AGENT:
         import os
 
         return Credential(Method.AGENT, AGENT, agent_path=os.environ.get("SSH_AUTH_SOCK"))
-    kind, version = known.secrets[host.credential]
-    secret = values[host.credential]
-    if kind == "password":
-        return Credential(Method.PASSWORD, host.credential, version, secret)
-    if kind != "ssh-key":
+    opened = values[host.credential]
+    if opened.kind == "password":
+        return Credential(Method.PASSWORD, opened.name, opened.version, opened.value)
+    if opened.kind != "ssh-key":
         raise Invalid(
-            f"The secret {host.credential!r} is of the kind {kind}, which does not log in.",
+            f"The secret {opened.name!r} is of the kind {opened.kind}, which does not log in.",
             host=host.name,
             field="credential",
             hint="name a secret of the kind ssh-key or password with `opsdeck host edit`",
         )
-    certificate = values.get(host.credential + CERTIFICATE)
-    companions = sum(known.secrets.get(host.credential + end, ("", 0))[1] for end in (CERTIFICATE, PASSPHRASE))
+    certificate = values.get(opened.name + CERTIFICATE)
+    passphrase = values.get(opened.name + PASSPHRASE)
     return Credential(
         Method.CERTIFICATE if certificate else Method.KEY,
-        host.credential,
-        version + companions,
-        secret,
-        values.get(host.credential + PASSPHRASE),
-        certificate.reveal() if certificate else None,
+        opened.name,
+        opened.version + sum(companion.version for companion in (certificate, passphrase) if companion),
+        opened.value,
+        passphrase.value if passphrase else None,
+        certificate.value.reveal() if certificate else None,
     )

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
-from opsdeck.actor import Actor
+from opsdeck.accounts.permissions import require
+from opsdeck.actor import Actor, Role
+from opsdeck.audit.entry import Record
 from opsdeck.clock import utcnow
 from opsdeck.errors import Conflict, Invalid, NotFound
 from opsdeck.events import Bus, HostChanged
 from opsdeck.inventory.forms import AGENT, HostIn, HostPatch
 from opsdeck.inventory.models import Host, Reach
+from opsdeck.inventory.reach import ReachSeen, note_reach
 from opsdeck.inventory.selector import Selector, unknown_host
 from opsdeck.secrets.models import Secret
 from opsdeck.ssh.endpoint import Sudo
@@ -33,15 +35,6 @@ MAX_HOPS = 8
 _NOT_TOLD = frozenset({"id", "created", "updated", "reach", "reach_detail", "reach_since", "last_seen"})
 
 
-@dataclass(frozen=True)
-class ReachSeen:
-    """What a contact with a host showed."""
-
-    host: str
-    reach: Reach
-    detail: str = ""
-
-
 class Inventory:
     """The hosts of the deck."""
 
@@ -51,7 +44,11 @@ class Inventory:
         self._events = events
 
     async def add(self, form: HostIn, actor: Actor) -> Host:
-        """Add a host. Raises `Conflict` for a taken name and `Invalid` for a reference that leads nowhere."""
+        """Add a host.
+
+        Raises `Refused` below operator, `Conflict` for a taken name and `Invalid` for a reference that leads nowhere.
+        """
+        require(actor, Role.OPERATOR, "add hosts")
         async with self._changing(), self.db.write() as session:
             (host,) = await self._add(session, [form], actor)
         self._tell(host.name, "added")
@@ -59,6 +56,7 @@ class Inventory:
 
     async def apply(self, added: Sequence[HostIn], edited: Mapping[str, HostPatch], actor: Actor) -> tuple[Host, ...]:
         """Add and edit many hosts, all or none, in one transaction. Raises as `add` and `edit` do."""
+        require(actor, Role.OPERATOR, "add hosts")
         async with self._changing(), self.db.write() as session:
             new = await self._add(session, added, actor)
             old = [await self._edit(session, name, patch, actor) for name, patch in edited.items()]
@@ -92,6 +90,7 @@ class Inventory:
 
     async def edit(self, name: str, patch: HostPatch, actor: Actor) -> Host:
         """Change the given fields of a host. Raises `NotFound`, and otherwise as `add` does."""
+        require(actor, Role.OPERATOR, "edit hosts")
         async with self._changing(), self.db.write() as session:
             host = await self._edit(session, name, patch, actor)
         self._tell(host.name, "edited")
@@ -101,8 +100,9 @@ class Inventory:
         """Forget a host with its keys, facts and samples.
 
         Raises `NotFound`, and `Conflict` while other hosts are reached through it; with `force` these are reached
-        directly from then on.
+        directly from then on. Raises `Refused` below operator.
         """
+        require(actor, Role.OPERATOR, "remove hosts")
         async with self._changing(), self.db.write() as session:
             host = await self._one(session, name)
             behind = list((await session.exec(select(Host).where(Host.jump == host.name).order_by(Host.name))).all())
@@ -131,22 +131,10 @@ class Inventory:
     async def set_reach(self, seen: Iterable[ReachSeen]) -> tuple[str, ...]:
         """Note what contacts showed, in one transaction; give the names of hosts whose reach is another now."""
         told = {item.host: item for item in seen}
-        if not told:
-            return ()
-        now, changed = utcnow(), []
-        async with self.db.write() as session:
-            for host in (await session.exec(select(Host).where(col(Host.name).in_(told)))).all():
-                item = told[host.name]
-                if host.reach != item.reach:
-                    host.reach, host.reach_since = item.reach, now
-                    changed.append(host.name)
-                host.reach_detail = item.detail[:500]
-                if item.reach is Reach.OK:
-                    host.last_seen = now
-                session.add(host)
+        changed = await note_reach(self.db, told.values())
         for name in changed:
             self._tell(name, f"reach {told[name].reach}")
-        return tuple(changed)
+        return changed
 
     async def _all(self) -> Sequence[Host]:
         async with self.db.read() as session:
@@ -176,7 +164,9 @@ class Inventory:
         await session.flush()
         for host in hosts:
             await self._check_references(session, host)
-            await self._audit.append(session, actor, "host.added", f"host:{host.name}", after=_told(host))
+        if hosts:
+            told = [Record(actor, "host.added", f"host:{host.name}", after=_told(host)) for host in hosts]
+            await self._audit.append_many(session, told)
         return hosts
 
     async def _edit(self, session: AsyncSession, name: str, patch: HostPatch, actor: Actor) -> Host:

@@ -102,7 +102,7 @@ class Sample(Table, table=True):
     __tablename__ = "core_sample"
 
     host_id: int = Field(foreign_key="core_host.id", ondelete="CASCADE", primary_key=True)
-    at: datetime = Field(primary_key=True)
+    at: datetime = Field(primary_key=True, index=True)
     cpu: float | None = None
     """Busy share since the sample before, 0 to 1."""
     load1: float
@@ -116,6 +116,8 @@ class Sample(Table, table=True):
     cpu_busy: int = Field(default=0, sa_type=BigInteger)
     cpu_total: int = Field(default=0, sa_type=BigInteger)
     boot_id: str = ""
+    interfaces: str = ""
+    """Names of the interfaces whose bytes are counted; with others, the counters mean something else."""
 
 
 class Traffic(Table, table=True):

@@ -18,6 +18,7 @@ from sqlalchemy import bindparam, insert, update
 from sqlmodel import col
 
 from opsdeck.actor import Actor
+from opsdeck.audit.entry import Record
 from opsdeck.clock import utcnow
 from opsdeck.errors import Conflict, Unavailable
 from opsdeck.events import JobChanged, LogWritten
@@ -174,6 +175,10 @@ class Ledger:
             self._room.clear()
         self._wanted.set()
 
+    def heard(self) -> None:
+        """Know that a host said something that is not logged: the silence clock begins again."""
+        self.last_line = time.monotonic()
+
     def change(self, host: str, **values: Any) -> None:
         """Set values of a step."""
         step = self.steps[host]
@@ -268,8 +273,8 @@ class Ledger:
             if batch.entries:
                 await connection.execute(insert(LogChunk), chunks(self._job_id, self._next, batch.entries))
             if notes:
-                entries = [(note.verb, note.target, note.detail) for note in notes]
-                await self._audit.append_many(session, self._actor, entries)
+                records = [Record(self._actor, note.verb, note.target, note.detail) for note in notes]
+                await self._audit.append_many(session, records)
         self._forget(batch)
         self._tell(batch, done)
 

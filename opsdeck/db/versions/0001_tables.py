@@ -272,11 +272,15 @@ def upgrade() -> None:
         sa.Column("cpu_busy", sa.BigInteger(), nullable=False),
         sa.Column("cpu_total", sa.BigInteger(), nullable=False),
         sa.Column("boot_id", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("interfaces", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.ForeignKeyConstraint(
             ["host_id"], ["core_host.id"], name=op.f("fk_core_sample_host_id_core_host"), ondelete="CASCADE"
         ),
         sa.PrimaryKeyConstraint("host_id", "at", name=op.f("pk_core_sample")),
     )
+    with op.batch_alter_table("core_sample", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_core_sample_at"), ["at"], unique=False)
+
     op.create_table(
         "core_secret",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -414,6 +418,9 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_core_secret_data_key"))
 
     op.drop_table("core_secret")
+    with op.batch_alter_table("core_sample", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_core_sample_at"))
+
     op.drop_table("core_sample")
     op.drop_table("core_log_chunk")
     with op.batch_alter_table("core_host_key", schema=None) as batch_op:

@@ -1,69 +1,61 @@
-"""A real database file and the rooms around the inventory."""
+"""A real database file with the real rooms around the inventory."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
-from sqlmodel import SQLModel, col, select
+from sqlmodel import SQLModel
 
 from opsdeck.actor import SYSTEM
+from opsdeck.audit.log import AuditLog, Filters
 from opsdeck.db import Database, tables
 from opsdeck.events import Bus
 from opsdeck.inventory.endpoints import Endpoints
 from opsdeck.inventory.hosts import Inventory
-from opsdeck.secrets.models import DataKey, Secret
+from opsdeck.secrets.keyring import Keyring
 from opsdeck.secrets.sensitive import Sensitive
+from opsdeck.secrets.store import SecretStore
 
 assert tables.ROOMS
 
 
 @dataclass
 class Heard:
-    """Keeps what would go to the audit chain."""
+    """Reads the audit chain back, oldest first."""
 
-    entries: list[tuple[str, str, dict[str, Any]]] = field(default_factory=list)
+    audit: AuditLog
 
-    async def append(self, session: Any, actor: Any, verb: str, target: str, **body: Any) -> int:
-        self.entries.append((verb, target, body))
-        return len(self.entries)
+    async def entries(self, verb: str = "") -> list[dict[str, Any]]:
+        found = await self.audit.list(Filters(verb=verb or "host*"), limit=1000)
+        return [entry.as_dict() for entry in reversed(found)]
 
-    async def record(self, actor: Any, verb: str, target: str, **body: Any) -> int:
-        return await self.append(None, actor, verb, target, **body)
-
-    @property
-    def verbs(self) -> list[str]:
-        return [verb for verb, _, _ in self.entries]
+    async def verbs(self) -> list[str]:
+        return [str(entry["verb"]) for entry in await self.entries()]
 
 
-class ClearSecrets:
-    """Secrets without seals, for tests of what is made from them."""
+@dataclass
+class Keys:
+    """Secrets of the kinds that log in, really made."""
 
-    def __init__(self, db: Database) -> None:
-        self.db = db
-        self.values: dict[str, str] = {}
-        self.reveals: list[tuple[tuple[str, ...], str]] = []
+    store: SecretStore
 
-    async def set(self, name: str, value: Sensitive, *, kind: str = "text", note: str = "", actor: Any = None) -> int:
-        async with self.db.write() as session:
-            if await session.get(DataKey, "k") is None:
-                session.add(DataKey(id="k", master_id="m", wrapped=b""))
-                await session.flush()
-            row = (await session.exec(select(Secret).where(Secret.name == name))).first()
-            row = row or Secret(name=name, kind=kind, data_key="k", blob=b"", version=0)
-            row.version += 1
-            session.add(row)
-        self.values[name] = value.reveal()
-        return row.version
+    async def key(self, name: str) -> None:
+        text = asyncssh.generate_private_key("ssh-ed25519").export_private_key().decode()
+        await self.store.set(name, Sensitive(text), kind="ssh-key", actor=SYSTEM)
 
-    async def reveal_many(self, names: Iterable[str], *, actor: Any, purpose: str) -> Mapping[str, Sensitive]:
-        self.reveals.append((tuple(names), purpose))
-        async with self.db.read() as session:
-            found = (await session.exec(select(Secret.name).where(col(Secret.name).in_(names)))).all()
-        return {name: Sensitive(self.values[name]) for name in found}
+    async def certificate(self, name: str) -> None:
+        authority = asyncssh.generate_private_key("ssh-ed25519")
+        certificate = authority.generate_user_certificate(authority, "test")
+        text = certificate.export_certificate().decode()
+        await self.store.set(name, Sensitive(text), kind="ssh-certificate", actor=SYSTEM)
+
+    async def password(self, name: str, text: str) -> None:
+        await self.store.set(name, Sensitive(text), kind="password", actor=SYSTEM)
 
 
 @pytest.fixture
@@ -76,8 +68,21 @@ async def db(tmp_path: Path) -> AsyncIterator[Database]:
 
 
 @pytest.fixture
-def heard() -> Heard:
-    return Heard()
+async def keyring(db: Database, tmp_path: Path) -> Keyring:
+    Keyring.create(tmp_path / "master.key")
+    ring = Keyring(db, tmp_path / "master.key")
+    await ring.open()
+    return ring
+
+
+@pytest.fixture
+def audit(db: Database, keyring: Keyring) -> AuditLog:
+    return AuditLog(db, keyring)
+
+
+@pytest.fixture
+def heard(audit: AuditLog) -> Heard:
+    return Heard(audit)
 
 
 @pytest.fixture
@@ -86,20 +91,20 @@ def bus() -> Bus:
 
 
 @pytest.fixture
-def secrets(db: Database) -> ClearSecrets:
-    return ClearSecrets(db)
+def secrets(db: Database, keyring: Keyring, audit: AuditLog) -> SecretStore:
+    return SecretStore(db, keyring, audit)
 
 
 @pytest.fixture
-def inventory(db: Database, heard: Heard, bus: Bus) -> Inventory:
-    return Inventory(db, heard, bus)  # type: ignore[arg-type]
+def keys(secrets: SecretStore) -> Keys:
+    return Keys(secrets)
 
 
 @pytest.fixture
-def endpoints(inventory: Inventory, secrets: ClearSecrets) -> Endpoints:
-    return Endpoints(inventory, secrets)  # type: ignore[arg-type]
+def inventory(db: Database, audit: AuditLog, bus: Bus) -> Inventory:
+    return Inventory(db, audit, bus)
 
 
 @pytest.fixture
-def someone() -> Any:
-    return SYSTEM
+def endpoints(inventory: Inventory, secrets: SecretStore) -> Endpoints:
+    return Endpoints(inventory, secrets)

@@ -26,12 +26,12 @@ async def resolve(endpoints: Endpoints, *names: str) -> Any:
 
 
 async def test_a_chain_with_keys_and_pins(
-    inventory: Inventory, endpoints: Endpoints, secrets: Any, db: Database
+    inventory: Inventory, endpoints: Endpoints, keys: Any, db: Database, heard: Any
 ) -> None:
-    await secrets.set("k", Sensitive("KEY"), kind="ssh-key")
-    await secrets.set("k-cert", Sensitive("CERT"), kind="ssh-certificate")
-    await secrets.set("k-passphrase", Sensitive("open"), kind="password")
-    await secrets.set("pw", Sensitive("hunter22"), kind="password")
+    await keys.key("k")
+    await keys.certificate("k-cert")
+    await keys.password("k-passphrase", "open sesame")
+    await keys.password("pw", "hunter22")
     await inventory.add(form("gate", credential="pw", sudo="password"), SYSTEM)
     await inventory.add(form("mid", jump="gate", user="ops", sudo="nopasswd"), SYSTEM)
     inner = await inventory.add(form("inner", jump="mid", credential="k", port=2222), SYSTEM)
@@ -44,33 +44,37 @@ async def test_a_chain_with_keys_and_pins(
     assert (found.address, found.port, found.user) == ("inner.example", 2222, "root")
     assert found.host_keys == ("ssh-ed25519 AAA", "ecdsa CCC")
     assert found.credential.method is Method.CERTIFICATE
-    assert found.credential.certificate == "CERT"
-    assert found.credential.passphrase == Sensitive("open")
+    assert (found.credential.certificate or "").startswith("ssh-ed25519-cert")
+    assert found.credential.passphrase == Sensitive("open sesame")
     assert found.via is not None
     assert found.via.credential.method is Method.AGENT
     assert (found.via.name, found.via.sudo) == ("mid", Sudo.NOPASSWD)
     assert found.via.via is not None
     assert found.via.via.credential.secret == Sensitive("hunter22")
     assert found.via.via.sudo_password == Sensitive("hunter22")
-    assert secrets.reveals == [(("k", "k-cert", "k-passphrase", "pw"), "job:1")]
+    opened = await heard.entries("secret.revealed")
+    assert [entry["target"] for entry in opened] == ["secret:k", "secret:k-cert", "secret:k-passphrase", "secret:pw"]
+    assert {entry["detail"]["purpose"] for entry in opened} == {"job:1"}
 
 
-async def test_a_hundred_hosts_cost_one_opening(inventory: Inventory, endpoints: Endpoints, secrets: Any) -> None:
-    await secrets.set("k", Sensitive("KEY"), kind="ssh-key")
+async def test_a_hundred_hosts_cost_one_opening(
+    inventory: Inventory, endpoints: Endpoints, keys: Any, heard: Any
+) -> None:
+    await keys.key("k")
     await inventory.apply([form(f"h{number}", credential="k") for number in range(100)], {}, SYSTEM)
     found = await resolve(endpoints, *(f"h{number}" for number in range(100)))
     assert len(found) == 100
-    assert secrets.reveals == [(("k",), "job:1")]
+    assert len(await heard.entries("secret.revealed")) == 1
 
 
-async def test_agents_open_nothing(inventory: Inventory, endpoints: Endpoints, secrets: Any) -> None:
+async def test_agents_open_nothing(inventory: Inventory, endpoints: Endpoints, keys: Any, heard: Any) -> None:
     await inventory.add(form("a"), SYSTEM)
     assert (await resolve(endpoints, "a"))["a"].credential.method is Method.AGENT
-    assert secrets.reveals == []
+    assert await heard.entries("secret.revealed") == []
 
 
-async def test_what_is_missing_is_named(inventory: Inventory, endpoints: Endpoints, db: Database, secrets: Any) -> None:
-    await secrets.set("k", Sensitive("KEY"), kind="ssh-key")
+async def test_what_is_missing_is_named(inventory: Inventory, endpoints: Endpoints, db: Database, keys: Any) -> None:
+    await keys.key("k")
     await inventory.add(form("web1", credential="k"), SYSTEM)
     with pytest.raises(NotFound, match=r"'web2'.*did you mean web1"):
         await resolve(endpoints, "web2")
@@ -87,20 +91,20 @@ async def test_what_is_missing_is_named(inventory: Inventory, endpoints: Endpoin
 
 
 async def test_versions_change_with_what_an_endpoint_is_made_of(
-    inventory: Inventory, endpoints: Endpoints, secrets: Any, db: Database
+    inventory: Inventory, endpoints: Endpoints, keys: Any, db: Database, heard: Any
 ) -> None:
-    await secrets.set("k", Sensitive("KEY"), kind="ssh-key")
+    await keys.key("k")
     gate = await inventory.add(form("gate", credential="k"), SYSTEM)
     await inventory.add(form("inner", jump="gate"), SYSTEM)
     seen = [await endpoints.versions()]
     assert await endpoints.versions() == seen[0]
     await inventory.edit("inner", checked(HostPatch, {"region": "fra"}), SYSTEM)
     assert await endpoints.versions() == seen[0]
-    await secrets.set("k", Sensitive("KEY2"), kind="ssh-key")
+    await keys.key("k")
     seen.append(await endpoints.versions())
     async with db.write() as session:
         session.add(HostKey(host_id=gate.id, algorithm="a", public="a b", fingerprint="f", state="pinned"))
     seen.append(await endpoints.versions())
     assert len({one["inner"] for one in seen}) == 3
-    await secrets.set("k-cert", Sensitive("C"), kind="ssh-certificate")
+    await keys.certificate("k-cert")
     assert (await endpoints.versions())["gate"] != seen[-1]["gate"]

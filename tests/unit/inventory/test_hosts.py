@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from opsdeck.actor import SYSTEM
-from opsdeck.errors import Conflict, Invalid, NotFound
+from opsdeck.actor import SYSTEM, Actor, Door, Role
+from opsdeck.errors import Conflict, Invalid, NotFound, Refused
 from opsdeck.events import Bus, HostChanged
 from opsdeck.inventory.forms import HostIn, HostPatch, checked
 from opsdeck.inventory.hosts import Inventory, ReachSeen
@@ -32,15 +32,16 @@ async def test_added_read_edited_removed(inventory: Inventory, bus: Bus, heard: 
     await inventory.remove("web1", SYSTEM)
     assert await inventory.list() == ()
     assert told == ["added", "edited", "removed"]
-    assert heard.verbs == ["host.added", "host.edited", "host.removed"]
-    assert heard.entries[1][2]["before"] == {"region": "", "quota_bytes": 10**12}
-    assert heard.entries[1][2]["after"] == {"region": "fra", "quota_bytes": None}
+    assert await heard.verbs() == ["host.added", "host.edited", "host.removed"]
+    edited = (await heard.entries())[1]
+    assert edited["before"] == {"region": "", "quota_bytes": 10**12}
+    assert edited["after"] == {"region": "fra", "quota_bytes": None}
 
 
 async def test_an_edit_that_changes_nothing_leaves_no_trace(inventory: Inventory, heard: Any) -> None:
     await inventory.add(form("web1", region="fra"), SYSTEM)
     await inventory.edit("web1", patch(region="fra"), SYSTEM)
-    assert heard.verbs == ["host.added"]
+    assert await heard.verbs() == ["host.added"]
 
 
 async def test_an_unknown_host(inventory: Inventory) -> None:
@@ -96,7 +97,7 @@ async def test_a_jump_host_is_kept_while_others_need_it(inventory: Inventory, he
         await inventory.remove("gate", SYSTEM)
     await inventory.remove("gate", SYSTEM, force=True)
     assert [host.jump for host in await inventory.list()] == [None, None]
-    assert heard.entries[-1][2]["detail"] == {"no_longer_behind_it": ["a", "b"]}
+    assert (await heard.entries())[-1]["detail"] == {"no_longer_behind_it": ["a", "b"]}
 
 
 async def test_those_behind_a_renamed_jump_host_follow(inventory: Inventory) -> None:
@@ -106,15 +107,15 @@ async def test_those_behind_a_renamed_jump_host_follow(inventory: Inventory) -> 
     assert (await inventory.get("a")).jump == "door"
 
 
-async def test_a_credential_must_be_there_and_log_in(inventory: Inventory, secrets: Any) -> None:
+async def test_a_credential_must_be_there_and_log_in(inventory: Inventory, keys: Any) -> None:
     with pytest.raises(Invalid, match="no secret named 'web-key'") as fault:
         await inventory.add(form("web1", credential="web-key"), SYSTEM)
     assert fault.value.field == "credential"
     assert "opsdeck secret set web-key" in (fault.value.hint or "")
-    await secrets.set("web-key", Sensitive("a token"), kind="token")
+    await keys.store.set("web-key", Sensitive("a long token"), kind="token", actor=SYSTEM)
     with pytest.raises(Invalid, match="does not log in"):
         await inventory.add(form("web1", credential="web-key"), SYSTEM)
-    await secrets.set("pw", Sensitive("hunter22"), kind="password")
+    await keys.password("pw", "hunter22")
     await inventory.add(form("web1", credential="pw", sudo="password"), SYSTEM)
     with pytest.raises(Invalid, match="sudo asks for a password") as fault:
         await inventory.edit("web1", patch(credential="agent"), SYSTEM)
@@ -144,7 +145,7 @@ async def test_reach_is_noted_for_many_and_told_when_it_changes(inventory: Inven
     assert (a.reach, a.last_seen is not None, a.reach_since is not None) == ("ok", True, True)
     assert (b.reach, b.reach_detail, b.last_seen) == ("unreachable", "no route", None)
     assert c.reach == "unknown"
-    assert heard.verbs == ["host.added"] * 3
+    assert await heard.verbs() == ["host.added"] * 3
 
 
 async def test_another_address_is_another_reach(inventory: Inventory) -> None:
@@ -154,3 +155,19 @@ async def test_another_address_is_another_reach(inventory: Inventory) -> None:
     assert (await inventory.get("a")).reach == "ok"
     await inventory.edit("a", patch(address="192.0.2.9"), SYSTEM)
     assert (await inventory.get("a")).reach == "unknown"
+
+
+async def test_below_operator_nothing_changes(inventory: Inventory) -> None:
+    viewer = Actor("vi", Role.VIEWER, Door.WEB)
+    limited = Actor("ci", Role.ADMIN, Door.API, scopes=("cdn.*",))
+    await inventory.add(form("web1"), SYSTEM)
+    for who in (viewer, limited):
+        for work in (
+            inventory.add(form("web2"), who),
+            inventory.apply([form("web2")], {}, who),
+            inventory.edit("web1", patch(region="x"), who),
+            inventory.remove("web1", who),
+        ):
+            with pytest.raises(Refused):
+                await work
+    assert [(host.name, host.region) for host in await inventory.list()] == [("web1", "")]

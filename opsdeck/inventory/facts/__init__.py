@@ -1,0 +1,1 @@
+"""What is read from a host in one round trip, and its history."""

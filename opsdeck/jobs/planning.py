@@ -1,0 +1,131 @@
+"""Looking at what lies there now: implements `PlanRun`. Reads are audited, nothing is logged or changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from sqlmodel import col, select
+
+from opsdeck.actor import Actor
+from opsdeck.audit.entry import Record
+from opsdeck.errors import NotFound, OpsDeckError
+from opsdeck.inventory.models import Host
+from opsdeck.jobs.access import Access
+from opsdeck.jobs.run import Doors
+from opsdeck.manifest import Action
+from opsdeck.plan import Plan
+from opsdeck.secrets.redact import Redactor
+from opsdeck.secrets.sensitive import Sensitive
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from opsdeck.db import Database
+    from opsdeck.deck import Deck
+    from opsdeck.jobs.context import HostAccess
+
+PLAN_SECONDS = 300.0
+"""Bound of making a plan, over all hosts."""
+
+
+class Unlogged:
+    """A book that keeps only the notes for the audit trail, at most `limit` of them before they must be written."""
+
+    full = False
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, str, Mapping[str, Any]]] = []
+
+    async def room(self) -> None:
+        """There is always room for lines that are not kept."""
+
+    def lines(self, host: str, stream: str, texts: Sequence[str]) -> None:
+        """Keep nothing."""
+
+    def heard(self) -> None:
+        """Nothing listens for silence here."""
+
+    def note(self, verb: str, target: str, detail: Mapping[str, Any]) -> None:
+        """Keep an audit entry until the end."""
+        self.notes.append((verb, target, detail))
+
+
+class PlanWork:
+    """Implements `PlanRun`."""
+
+    def __init__(self, deck: Deck, name: str, hosts: Sequence[Host], actor: Actor, book: Unlogged) -> None:
+        self.actor, self.hosts = actor, tuple(hosts)
+        self.db: Database = deck.db
+        self._deck, self._book, self._origin = deck, book, f"plan:{name}"
+        self._doors = Doors(deck, [host.name for host in hosts], actor, self._origin)
+        self._redactor = Redactor()
+
+    def on(self, host: str) -> HostAccess:
+        """Reach one of the hosts; only read there."""
+        found = next((known for known in self.hosts if known.name == host), None)
+        if found is None:
+            raise NotFound(f"the plan does not look at the host {host!r}.", host=host)
+        return Access(
+            found, lambda: self._doors.endpoint(host), self._deck.ssh, self._book, self._redactor, origin=self._origin
+        )
+
+    async def gather(self, look: Callable[[HostAccess], Awaitable[Any]], *, parallel: int = 32) -> dict[str, Any]:
+        """Look at all hosts side by side; give results by host name. The first error ends it."""
+        gate = asyncio.Semaphore(max(1, parallel))
+
+        async def one(host: Host) -> tuple[str, Any]:
+            async with gate:
+                try:
+                    return host.name, await look(self.on(host.name))
+                except OpsDeckError as fault:
+                    fault.host = fault.host or host.name
+                    raise
+
+        tasks = [asyncio.create_task(one(host)) for host in self.hosts]
+        try:
+            return dict(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def secret(self, name: str) -> Sensitive:
+        """Open a secret, audited."""
+        value = await self._deck.secrets.reveal(name, actor=self.actor, purpose=self._origin)
+        self._redactor.add(value)
+        return value
+
+
+async def make_plan(
+    deck: Deck, plugin: str, action: Action, given: BaseModel, *, hosts: Sequence[str], actor: Actor
+) -> Plan:
+    """Ask an action for its plan. What it raises of the house goes on; anything else is named as the action's fault."""
+    async with deck.db.read() as session:
+        rows = (await session.exec(select(Host).where(col(Host.name).in_(hosts)))).all() if hosts else []
+    by_name = {host.name: host for host in rows}
+    book = Unlogged()
+    title = f"{plugin}.{action.name}"
+    work = PlanWork(deck, title, [by_name[name] for name in hosts if name in by_name], actor, book)
+    try:
+        async with asyncio.timeout(min(PLAN_SECONDS, action.timeout or PLAN_SECONDS)):
+            plan = await action.plan(work, given) if action.plan else Plan()
+    except TimeoutError:
+        raise OpsDeckError(f"the plan of {title} was not made in time.", hint="try fewer hosts") from None
+    except OpsDeckError:
+        raise
+    except (Exception, SystemExit, KeyboardInterrupt) as fault:  # a plugin's fault ends its own plan only
+        raise OpsDeckError(
+            f"the plan of {title} failed with {type(fault).__name__}: {fault}.",
+            hint="report this to the plugin's author",
+        ) from fault
+    finally:
+        records = [Record(actor, verb, target, detail) for verb, target, detail in book.notes]
+        if records:
+            await asyncio.shield(deck.audit.record_many(records))
+    if not isinstance(plan, Plan):
+        raise OpsDeckError(
+            f"{title} gave no plan but a {type(plan).__name__}.", hint="report this to the plugin's author"
+        )
+    return plan
