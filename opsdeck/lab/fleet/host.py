@@ -223,9 +223,9 @@ class LabHost:
         }}"""
         self._inside(["nft", "-f", "-"], stdin=rules)
 
-    def unblock(self) -> None:
-        """Let everything in again."""
-        self._inside(["nft", "delete", "table", "inet", self.network.table])
+    def unblock(self, *, check: bool = True) -> None:
+        """Let everything in again. Raises LabFault when nothing was blocked, unless `check` is false."""
+        self._inside(["nft", "delete", "table", "inet", self.network.table], check=check)
 
     def slow(self, kbit: int) -> None:
         """Limit its link to `kbit` kbit/s in each direction."""
@@ -250,6 +250,13 @@ class LabHost:
     def empty(self) -> None:
         """Take back what `fill` put on its disk."""
         (self.folder / "disk" / "ballast").unlink(missing_ok=True)
+
+    def restore(self) -> None:
+        """Take back whatever was done to its cable, its packet filter and its disk."""
+        self.mend()
+        self.unblock(check=False)
+        self.unslow()
+        self.empty()
 
     def prepare(self, image: images.Image, public_key: str, private_host_key: bytes, names: str) -> None:
         """Lay its disk: the image, its keys, its names. Before the first start."""
