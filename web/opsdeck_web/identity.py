@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -20,6 +20,7 @@ from sqlalchemy import func
 from sqlmodel import col, select
 
 from opsdeck.accounts.models import User, WebSession
+from opsdeck.accounts.sessions import STEP_UP_FIELD, step_up_until
 from opsdeck.clock import utcnow
 from opsdeck.deck import Deck
 from opsdeck.inventory.models import Host
@@ -30,7 +31,6 @@ from opsdeck_web.visitor import Visitor
 
 COOKIE = "opsdeck_session"
 LIFETIME = timedelta(days=14)
-STEP_UP = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def settle(scope: Scope, cookies: dict[str, str], visitor: Visitor | None) -> No
 
 
 def _step_up(data: bytes) -> datetime | None:
-    text = json.loads(data or b"{}").get("step_up_until")
+    text = json.loads(data or b"{}").get(STEP_UP_FIELD)
     return datetime.fromisoformat(text) if text else None
 
 
@@ -150,31 +150,22 @@ def signed_in(connection: ASGIConnection[Any, Any, Any, Any], _handler: BaseRout
 async def begin(deck: Deck, user: User, *, agent: str, source: str, secure: bool) -> Cookie:
     """Start a session for a person who has proved themselves, under a fresh random name; give its cookie."""
     key = secrets.token_urlsafe(32)
-    data = {"agent": agent[:200], "source": source, "step_up_until": (utcnow() + STEP_UP).isoformat()}
-    async with deck.db.write() as session:
-        session.add(
-            WebSession(key=hashed(key), user_id=user.id, data=json.dumps(data).encode(), expires=utcnow() + LIFETIME)
-        )
+    data = {"agent": agent[:200], "source": source, STEP_UP_FIELD: step_up_until()}
+    await deck.accounts.sessions.set(hashed(key), json.dumps(data).encode(), expires_in=LIFETIME, user_id=user.id)
     return session_cookie(key, secure=secure, seconds=int(LIFETIME.total_seconds()))
 
 
-async def step_up(deck: Deck, visitor: Visitor) -> None:
-    """Note in the session that the person proved themselves again just now."""
-    async with deck.db.write() as session:
-        row = await session.get(WebSession, hashed(visitor.key))
-        if row is not None:
-            row.data = json.dumps(
-                {**json.loads(row.data or b"{}"), "step_up_until": (utcnow() + STEP_UP).isoformat()}
-            ).encode()
-            session.add(row)
+async def step_up(deck: Deck, visitor: Visitor) -> Visitor:
+    """Note in the session that the person proved themselves again just now; give the visitor as they are from now."""
+    data = json.loads(await deck.accounts.sessions.get(hashed(visitor.key)) or b"{}")
+    data[STEP_UP_FIELD] = step_up_until()
+    await deck.accounts.sessions.set(hashed(visitor.key), json.dumps(data).encode(), expires_in=LIFETIME)
+    return replace(visitor, step_up_until=_step_up(json.dumps(data).encode()))
 
 
 async def end(deck: Deck, key: str) -> None:
     """End a session, named by its cookie value."""
-    async with deck.db.write() as session:
-        row = await session.get(WebSession, hashed(key))
-        if row is not None:
-            await session.delete(row)
+    await deck.accounts.sessions.delete(hashed(key))
 
 
 def session_cookie(key: str, *, secure: bool, seconds: int) -> Cookie:

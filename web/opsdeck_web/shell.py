@@ -16,8 +16,9 @@ from litestar import Request
 from litestar.plugins.htmx import HTMXRequest
 from litestar.plugins.jinja import JinjaTemplateEngine
 
+from opsdeck.jobs.models import Job
 from opsdeck.plugins import Plugins
-from opsdeck_web import charts, formatting
+from opsdeck_web import charts, formatting, states
 from opsdeck_web.identity import Shell
 from opsdeck_web.language import HTML_CODES, LANGUAGES, marked, words
 
@@ -106,6 +107,17 @@ class Frame:
             html_codes=HTML_CODES,
             static=lambda path: f"/static/{self.version}/{path}",
             shell_of=shell_of,
+            job_state=states.job,
+            reach_state=states.reach,
+            slot_state=states.slot,
+            finding_state=states.finding,
+            job_title=self.job_title,
+            action_title=self.action_title,
+            log_time=formatting.log_time,
+            reader_zone=formatting.zone.get,
+            tags_of=lambda host: ", ".join(f"{key}={value}" if value else key for key, value in host.tags.items()),
+            zip=lambda *lists: list(zip(*lists, strict=True)),
+            choice_texts=lambda plugin, texts: [words.text(text, owner=plugin) for text in texts],
             navigation=self.navigation,
             plugin_text=lambda owner, text: words.text(text, owner=owner),
             plugin_title=self.plugin_title,
@@ -130,6 +142,18 @@ class Frame:
         """Give a plugin's title in the reader's language."""
         manifest = self._plugins.manifests.get(name)
         return words.text(manifest.title or name, owner=name) if manifest else name
+
+    def action_title(self, plugin: str, name: str) -> str:
+        """Give an action's title in the reader's language; its name when the plugin is gone."""
+        manifest = self._plugins.manifests.get(plugin)
+        title = next((action.title for action in manifest.actions if action.name == name), name) if manifest else name
+        return words.text(title, owner=plugin)
+
+    def job_title(self, job: Job) -> str:
+        """Give what a job does in one phrase: the action and where."""
+        title = self.action_title(job.plugin, job.action)
+        where = job.hosts[0] if len(job.hosts) == 1 else job.selector or ", ".join(job.hosts[:3])
+        return f"{title} · {where}" if where else title
 
     def navigation(self, request: Request[Any, Any, Any]) -> list[tuple[str, list[Line]]]:
         """Give the groups of the side bar."""
