@@ -68,8 +68,12 @@ def make_app(deck: Deck) -> Litestar:
     frame = Frame(deck.plugins)
     secret = deck.keyring.derive("csrf").hex()
     secure = deck.settings.public_url.startswith("https://")
-    inside = Router("/", route_handlers=[route for module in PAGES for route in module.routes] + [live.stream],
-                    guards=[signed_in], include_in_schema=False)
+    inside = Router(
+        "/",
+        route_handlers=[route for module in PAGES for route in module.routes] + [live.stream],
+        guards=[signed_in],
+        include_in_schema=False,
+    )
     handlers: list[Any] = [
         create_static_files_router(
             f"/static/{frame.version}", directories=[STATIC], include_in_schema=False,
@@ -101,7 +105,9 @@ def make_app(deck: Deck) -> Litestar:
         before_send=[harden],
         request_max_body_size=BODY_LIMIT,
         state=State({"deck": deck, "frame": frame, "secure": secure}),
-        openapi_config=OpenAPIConfig(title="OpsDeck", version=__version__, path="/api/schema", render_plugins=api.RENDER),
+        openapi_config=OpenAPIConfig(
+            title="OpsDeck", version=__version__, path="/api/schema", render_plugins=api.RENDER
+        ),
         logging_config=None,
         pdb_on_exception=False,
     )

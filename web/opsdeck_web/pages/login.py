@@ -115,9 +115,7 @@ async def step_up(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response
     try:
         await prove(deck, visitor, form)
     except OpsDeckError as fault:
-        return page(
-            request, "step_up.html", status=fault.status, next=target, ask_code=asks_code(visitor), fault=fault
-        )
+        return page(request, "step_up.html", status=fault.status, next=target, ask_code=asks_code(visitor), fault=fault)
     return Redirect(target, status_code=303)
 
 
