@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -38,9 +39,9 @@ def main(verb: str, arguments: list[str]) -> int:
     if verb == "bench":
         return subprocess.call([sys.executable, "tests/bench", *arguments])
     if verb == "campaign":
-        return pytest(arguments or ["tests/campaign"])
+        pytest(arguments or ["tests/campaign"])
     # `--session-timeout` ends a run that would take too long after the test it is at.
-    return pytest([f"--session-timeout={LIMIT}", *(arguments or existing("unit", "fleet", "browser"))])
+    pytest([f"--session-timeout={LIMIT}", *(arguments or existing("unit", "fleet", "browser"))])
 
 
 def check() -> int:
@@ -54,7 +55,7 @@ def check() -> int:
     for step in steps:
         if status := subprocess.call(step):
             return status
-    return pytest(["-q", *existing("unit")])
+    pytest(["-q", *existing("unit")])
 
 
 def existing(*folders: str) -> list[str]:
@@ -62,10 +63,10 @@ def existing(*folders: str) -> list[str]:
     return [f"tests/{folder}" for folder in folders if (HERE / folder).is_dir()]
 
 
-def pytest(arguments: list[str]) -> int:
-    """Run pytest in one process of its own. Its closing line is the last thing said."""
+def pytest(arguments: list[str]) -> NoReturn:
+    """Become pytest: its closing line is the last thing said, and Ctrl-C reaches its tear-down undisturbed."""
     sys.stdout.flush()
-    return subprocess.call([sys.executable, "-m", "pytest", *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])  # noqa: S606
 
 
 def lacking() -> list[str]:

@@ -154,12 +154,16 @@ def test_the_inventory_says_how_to_reach_each_host(fleet: Fleet) -> None:
         fleet.host("nobody")
 
 
-def test_two_fleets_do_not_meet_and_one_leaves_without_a_trace(fleet: Fleet) -> None:
+async def test_two_fleets_do_not_meet_and_one_leaves_without_a_trace(fleet: Fleet) -> None:
     other = Fleet(f"{fleet.name}-b"[:30])
     try:
         other.up([HostSpec("web1")])
         assert other.host("web1").address != fleet.host("web1").address
         assert other.traces()
+        own, stranger = other.host("web1").address, fleet.host("web1").address
+        ask = "timeout 2 bash -c 'exec 3<>/dev/tcp/{0}/22' && echo met || echo nothing"
+        assert await said(other.host("web1"), ask.format(own)) == "met"
+        assert await said(other.host("web1"), ask.format(stranger)) == "nothing"
     finally:
         other.down()
     assert other.traces() == []
