@@ -37,7 +37,7 @@ def main(verb: str, arguments: list[str]) -> int:
         return check()
     install_packages()
     if verb == "bench":
-        return subprocess.call([sys.executable, "tests/bench", *arguments])
+        return bench(arguments)
     if verb == "campaign":
         pytest(arguments or ["tests/campaign"])
     # `--session-timeout` ends a run that would take too long after the test it is at.
@@ -56,6 +56,16 @@ def check() -> int:
         if status := subprocess.call(step):
             return status
     pytest(["-q", *existing("unit")])
+
+
+def bench(arguments: list[str]) -> int:
+    """Run one benchmark, named by the first argument (`fanout` when there is none)."""
+    name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0][0] != "-" else ("fanout", arguments)
+    script = HERE / "bench" / f"{name}.py"
+    if not script.is_file():
+        print(f"There is no benchmark {name!r} in tests/bench. Next: ./run bench fanout --help", file=sys.stderr)
+        return 2
+    return subprocess.call([sys.executable, script, *rest])
 
 
 def existing(*folders: str) -> list[str]:
