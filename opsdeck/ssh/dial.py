@@ -28,10 +28,11 @@ _CIPHERS = [
     "aes128-ctr",
     "aes256-ctr",
 ]
+# The hybrid costs some 0.2 ms of CPU over curve25519 alone, and keeps recorded traffic from being read later.
 KEX = [
+    "mlkem768x25519-sha256",
     "curve25519-sha256",
     "curve25519-sha256@libssh.org",
-    "mlkem768x25519-sha256",
     "ecdh-sha2-nistp256",
     "ecdh-sha2-nistp384",
     "ecdh-sha2-nistp521",
