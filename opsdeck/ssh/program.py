@@ -4,8 +4,8 @@ The login shell gets one line that starts `sh`, made of characters that `sh`, `b
 read alike. A short program is in that line, with octal escapes for all that any of them could take for its own: OpenSSH
 opens a session's window for stdin only after it has started the command, so a program on stdin costs a round trip. A
 long one goes on stdin, behind a line that takes it by its length (neither `read` nor `head -c` reads on, so what
-follows is the task's own). Nothing that a start-up file prints counts: output begins after a fence with a random marker,
-on stdout and stderr alike.
+follows is the task's own). Nothing that a start-up file prints counts: output begins after a fence with a random
+marker, on stdout and stderr alike.
 
 The program makes its shell the leader of an own session and process group, says so in the fence, and only then becomes
 the task. If the fence cannot be written, since nobody listens any more, the task is not started.
