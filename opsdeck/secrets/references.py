@@ -39,7 +39,7 @@ async def find(session: AsyncSession, name: str) -> tuple[str, ...]:
             continue  # of a plugin that is installed and switched off
         label = table.c.name if "name" in table.c else next(iter(table.primary_key.columns))
         noun = table.name.partition("_")[2].replace("_", " ")
-        rows = await session.execute(select(label).where(column == name).order_by(label).limit(MOST))
+        rows = await session.exec(select(label).where(column == name).order_by(label).limit(MOST))
         found += [f"{noun} {row[0]} ({column.name})" for row in rows]
     for schedule in (await session.exec(select(Schedule))).all():
         found += [
