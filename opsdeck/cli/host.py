@@ -160,8 +160,11 @@ def show(name: str, as_json: bool) -> None:
             data["facts"] = None if facts is None else {"confirmed": facts.confirmed, **facts.facts}
             frame.print_json(data)
             return
-        shown = {field: value for field, value in item.model_dump().items() if value not in (None, "", {})}
-        shown = {field: value for field, value in shown.items() if field not in ("id", "created", "updated")}
+        hidden = {"id", "created", "updated"}
+        hidden |= set() if item.price is not None else {"price_period", "currency"}
+        hidden |= set() if item.quota_bytes else {"quota_reset_day", "quota_counts"}
+        every = {field: getattr(item, field) for field in type(item).model_fields if field not in hidden}
+        shown = {field: value for field, value in every.items() if value not in (None, "", {})}
         shown["tags"] = tags_text(item.tags)
         if item.quota_bytes:
             shown["quota_bytes"] = size(item.quota_bytes)
