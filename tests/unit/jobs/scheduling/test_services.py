@@ -56,9 +56,14 @@ def bring(deck: Any, *tools: Tool, name: str = "svc") -> None:
 
     action = Action("look", "Look", "", risk=Risk.READ, targets=Targets.CONSOLE, run=look)
     manifest = Manifest(name, "1", API, name, services=tuple(tool.service() for tool in tools), actions=(action,))
-    deck.plugins.add(
-        name, types.SimpleNamespace(opsdeck_manifest=hookimpl(lambda: manifest, specname="opsdeck_manifest"))
-    )
+    module = types.ModuleType(name)
+
+    @hookimpl
+    def opsdeck_manifest() -> Manifest:
+        return manifest
+
+    module.opsdeck_manifest = opsdeck_manifest  # type: ignore[attr-defined]
+    deck.plugins.add(name, module)
     assert not deck.plugins.faults
 
 
