@@ -75,9 +75,9 @@ class Greeter:
 class Accounts:
     """Lets admins do all and others only look."""
 
-    async def authorise(self, actor: Actor, action: Action) -> None:
+    def authorise(self, actor: Actor, action: Action, plugin: str) -> None:
         if actor.role is not Role.ADMIN and action.risk is not Risk.READ:
-            raise Refused(f"{actor.name} may not {action.name}.")
+            raise Refused(f"{actor.name} may not {plugin}.{action.name}.")
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Jobs:
     async def submit(self, submission: Any, actor: Actor) -> Job:
         self.before(submission)
         action = self._deck.plugins.action(submission.plugin, submission.action)
-        await self._deck.accounts.authorise(actor, action)
+        self._deck.accounts.authorise(actor, action, submission.plugin)
         hosts = await self._deck.inventory.select(submission.selector)
         row = Job(
             plugin=submission.plugin,
