@@ -58,7 +58,7 @@ async def test_another_apt_is_waited_for_within_the_bound(reach):
     holder = asyncio.create_task(
         host.run(
             ["perl", "-e", 'use Fcntl; open my $f, ">", "/var/lib/dpkg/lock-frontend"; '
-             'fcntl($f, F_SETLK, pack("s s x4 q q i", F_WRLCK, 0, 0, 0, 0)) or die; sleep 8']
+             'my $l = pack("s s x4 q q i", F_WRLCK, 0, 0, 0, 0); fcntl($f, F_SETLK, $l) or die; sleep 8']
         )
     )  # fmt: skip
     await asyncio.sleep(0.5)
