@@ -57,7 +57,6 @@ async def test_a_command_that_fails_fails_its_step(do):
     assert job.state == "failed"
     assert (steps["h1"].state, steps["h2"].state) == ("succeeded", "failed")
     assert steps["h2"].exit_status == 3
-    assert "h2" in steps["h2"].error
     assert "why" in steps["h2"].error
 
 
