@@ -53,11 +53,10 @@ async def test_words_meet_no_shell(do):
 
 
 async def test_a_command_that_fails_fails_its_step(do):
-    job, steps, _ = await do("command", command='[ "${PWD##*/}" = h1 ] || { echo why >&2; exit 3; }')
+    job, steps, _ = await do("command", command="case $PWD in */h1 | */h1/*) ;; *) echo why >&2; exit 3 ;; esac")
     assert job.state == "failed"
     assert (steps["h1"].state, steps["h2"].state) == ("succeeded", "failed")
     assert steps["h2"].exit_status == 3
-    assert "h2" in steps["h2"].error
     assert "why" in steps["h2"].error
 
 
