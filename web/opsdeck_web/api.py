@@ -8,8 +8,8 @@ from typing import Any
 from litestar import Request, Router, get, post
 from litestar.exceptions import NotAuthorizedException
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.params import FromPath, FromQuery, JSONBody, NamedDependency
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
+from litestar.params import FromPath, FromQuery, JSONBody
 from pydantic import BaseModel, ConfigDict, Field
 
 from opsdeck.actor import Actor

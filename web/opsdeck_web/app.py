@@ -19,6 +19,7 @@ from litestar.template import TemplateConfig
 from opsdeck import __version__
 from opsdeck.deck import Deck
 from opsdeck.manifest import Manifest
+from opsdeck.plugins import Fault
 from opsdeck_web import api, faults, live
 from opsdeck_web.identity import Identify, signed_in
 from opsdeck_web.pages import (
@@ -64,12 +65,15 @@ async def nowhere(rest: FromPath[str]) -> None:
 
 def make_app(deck: Deck) -> Litestar:
     """Put the console together over an open deck."""
-    deck.plugins.call("opsdeck_manifest")
     frame = Frame(deck.plugins)
     secret = deck.keyring.derive("csrf").hex()
     secure = deck.settings.public_url.startswith("https://")
-    inside = Router("/", route_handlers=[route for module in PAGES for route in module.routes] + [live.stream],
-                    guards=[signed_in], include_in_schema=False)
+    inside = Router(
+        "/",
+        route_handlers=[route for module in PAGES for route in module.routes] + [live.stream],
+        guards=[signed_in],
+        include_in_schema=False,
+    )
     handlers: list[Any] = [
         create_static_files_router(
             f"/static/{frame.version}", directories=[STATIC], include_in_schema=False,
@@ -101,7 +105,9 @@ def make_app(deck: Deck) -> Litestar:
         before_send=[harden],
         request_max_body_size=BODY_LIMIT,
         state=State({"deck": deck, "frame": frame, "secure": secure}),
-        openapi_config=OpenAPIConfig(title="OpsDeck", version=__version__, path="/api/schema", render_plugins=api.RENDER),
+        openapi_config=OpenAPIConfig(
+            title="OpsDeck", version=__version__, path="/api/schema", render_plugins=api.RENDER
+        ),
         logging_config=None,
         pdb_on_exception=False,
     )
@@ -116,7 +122,7 @@ def mount(app: Litestar, deck: Deck, manifest: Manifest) -> None:
         try:
             app.register(route)
         except (LitestarException, TypeError, ValueError, AttributeError) as fault:
-            deck.plugins.report(manifest.name, "routes", f"{type(fault).__name__}: {fault}")
+            deck.plugins.faults.append(Fault(manifest.name, "routes", f"{type(fault).__name__}: {fault}"))
 
 
 def _routes_of(manifest: Manifest) -> Sequence[Router]:

@@ -95,7 +95,9 @@ class Identify(ASGIMiddleware):
                     await session.exec(
                         select(WebSession, User)
                         .join(User, col(User.id) == WebSession.user_id)
-                        .where(WebSession.key == hashed(key), WebSession.expires > utcnow(), col(User.disabled).is_(False))
+                        .where(
+                            WebSession.key == hashed(key), WebSession.expires > utcnow(), col(User.disabled).is_(False)
+                        )
                     )
                 ).first()
                 if found is not None:
@@ -104,7 +106,9 @@ class Identify(ASGIMiddleware):
                     hosts = (await session.exec(select(func.count()).select_from(Host))).one()
                     running = (
                         await session.exec(
-                            select(func.count()).select_from(Job).where(col(Job.state).in_([State.RUNNING, State.QUEUED]))
+                            select(func.count())
+                            .select_from(Job)
+                            .where(col(Job.state).in_([State.RUNNING, State.QUEUED]))
                         )
                     ).one()
                     incidents = dict(
@@ -128,7 +132,9 @@ def theme_of(cookies: dict[str, str], visitor: Visitor | None) -> str:
 
 def settle(scope: Scope, cookies: dict[str, str], visitor: Visitor | None) -> None:
     """Set the language and the zone in which this request is answered."""
-    accept = next((value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"accept-language"), "")
+    accept = next(
+        (value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"accept-language"), ""
+    )
     language.current.set(
         language.choose(visitor.user.language if visitor else None, cookies.get("language"), accept=accept)
     )

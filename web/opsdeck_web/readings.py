@@ -104,7 +104,8 @@ async def day_of_load(db: Database, ids: Sequence[int], now: datetime | None = N
     step = timedelta(minutes=1 if fine else 10)
     begin = oldest if fine else since
     names = [
-        f"{begin + step * place:%Y-%m-%d %H:%M}"[: 16 if fine else 15] for place in range(int((until - begin) / step) + 1)
+        f"{begin + step * place:%Y-%m-%d %H:%M}"[: 16 if fine else 15]
+        for place in range(int((until - begin) / step) + 1)
     ]
     found: dict[int, dict[str, float | None]] = {}
     for host_id, name, value in rows:

@@ -160,7 +160,9 @@ class Frame:
         shell = shell_of(request)
         path = request.url.path
 
-        def line(title: str, target: str, key: str = "", badge: str = "", *, owner: str = "web", bad: bool = False) -> Line:
+        def line(
+            title: str, target: str, key: str = "", badge: str = "", *, owner: str = "web", bad: bool = False
+        ) -> Line:
             here = path == target if target == "/" else path == target or path.startswith(target.rstrip("/") + "/")
             return Line(words.text(title, owner=owner), target, key, badge, bad, here)
 
@@ -175,7 +177,9 @@ class Frame:
             for place, item in enumerate(sorted(manifest.navigation, key=lambda item: item.order)):
                 target = item.path if item.path.startswith("/p/") else f"/p/{manifest.name}/{item.path.lstrip('/')}"
                 badge = str(bad) if bad and place == 0 else ""
-                plugin_lines.append((item.order, line(item.title, target, "", badge, owner=manifest.name, bad=bool(bad))))
+                plugin_lines.append(
+                    (item.order, line(item.title, target, "", badge, owner=manifest.name, bad=bool(bad)))
+                )
         return [
             ("", [line(title, target, key, badges.get(target, "")) for title, target, key in CORE]),
             (words.text("Plugins"), [entry for _, entry in sorted(plugin_lines, key=lambda pair: pair[0])]),
@@ -220,5 +224,3 @@ def page(
         status_code=status,
         media_type="text/html",
     )
-
-

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from litestar import Response, get, post
-from litestar.params import NamedDependency
+from litestar.di import NamedDependency
 from litestar.plugins.htmx import HTMXRequest
 
 from opsdeck.audit.entry import Entry
@@ -36,9 +36,7 @@ async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[An
     """List entries, the newest first."""
     chosen = {name: request.query_params.get(name, "").strip() for name in ("actor", "verb", "target")}
     before = request.query_params.get("before", "")
-    entries = await deck.audit.list(
-        Filters(**chosen), limit=PAGE, before_seq=int(before) if before.isdigit() else None
-    )
+    entries = await deck.audit.list(Filters(**chosen), limit=PAGE, before_seq=int(before) if before.isdigit() else None)
     head = await deck.audit.head()
     return page(
         request,
@@ -82,8 +80,6 @@ def row_of(entry: Entry) -> Row:
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 160 else text[:157] + "…"
-
-
 
 
 routes = [show, verify]

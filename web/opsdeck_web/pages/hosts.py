@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from litestar import Response, get, post
-from litestar.params import FromPath, NamedDependency
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
 from sqlmodel import col, select
@@ -44,7 +45,13 @@ async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[An
         except OpsDeckError as problem:
             fault = problem
     return page(
-        request, "pages/hosts.html", "rows", lines=await host_lines(deck.db, hosts), total=len(every), text=text, fault=fault
+        request,
+        "pages/hosts.html",
+        "rows",
+        lines=await host_lines(deck.db, hosts),
+        total=len(every),
+        text=text,
+        fault=fault,
     )
 
 
@@ -143,7 +150,9 @@ def fact_text(name: str, value: Any) -> str:
 @get("/hosts/add")
 async def add_form(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[Any]:
     """Show the form for a new host."""
-    return await form(request, deck, {"port": "22", "user": "root", "credential": "agent", "quota_reset_day": "1"}, None)
+    return await form(
+        request, deck, {"port": "22", "user": "root", "credential": "agent", "quota_reset_day": "1"}, None
+    )
 
 
 @post("/hosts/add")
@@ -151,7 +160,9 @@ async def add(request: HTMXRequest, deck: NamedDependency[Deck], visitor: NamedD
     """Add a host, then go to its page, where its key is compared."""
     given = texts(await request.form())
     try:
-        host = await deck.inventory.add(checked(HostIn, {key: text for key, text in given.items() if text}), visitor.actor)
+        host = await deck.inventory.add(
+            checked(HostIn, {key: text for key, text in given.items() if text}), visitor.actor
+        )
     except Invalid as fault:
         return await form(request, deck, given, fault)
     return Redirect(f"/hosts/{host.name}?contact=1#keys", status_code=303)
@@ -188,16 +199,16 @@ async def remove(
     typed = str((await request.form()).get("confirm") or "").strip()
     if typed != name:
         raise Invalid(
-            _("%(typed)s is not the name of the host.") % {"typed": repr(typed)}, field="confirm", hint=_("type the name")
+            _("%(typed)s is not the name of the host.") % {"typed": repr(typed)},
+            field="confirm",
+            hint=_("type the name"),
         )
     await deck.inventory.remove(name, visitor.actor)
     return Redirect("/hosts", status_code=303)
 
 
 @post("/hosts/{name:str}/contact")
-async def contact(
-    deck: NamedDependency[Deck], visitor: NamedDependency[Visitor], name: FromPath[str]
-) -> Response[Any]:
+async def contact(deck: NamedDependency[Deck], visitor: NamedDependency[Visitor], name: FromPath[str]) -> Response[Any]:
     """Ask a host for its keys, without logging in; they wait for approval."""
     await deck.host_keys.contact(name, visitor.actor)
     return Redirect(f"/hosts/{name}#keys", status_code=303)

@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from litestar import Response, get, post
-from litestar.params import FromPath, NamedDependency
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect, ServerSentEvent, ServerSentEventMessage, Stream
 from sqlmodel import col, select
@@ -74,7 +75,9 @@ async def one(
     steps = await deck.jobs.steps(number)
     part = request.query_params.get("part", "")
     last = await last_line(deck, number)
-    action = next((a for m in deck.plugins.ordered() if m.name == job.plugin for a in m.actions if a.name == job.action), None)
+    action = next(
+        (a for m in deck.plugins.ordered() if m.name == job.plugin for a in m.actions if a.name == job.action), None
+    )
     again = [step.host for step in steps if step.state in AGAIN]
     audit = await deck.audit.list(Filters(target=f"job:{number}"), limit=1)
     return page(
@@ -96,7 +99,9 @@ async def one(
         },
         prove=action is not None and action.risk is Risk.DESTROY and not visitor.stepped_up,
         ask_code=asks_code(visitor),
-        receipts=[(step.host, json.dumps(step.receipt, ensure_ascii=False, indent=2)) for step in steps if step.receipt],
+        receipts=[
+            (step.host, json.dumps(step.receipt, ensure_ascii=False, indent=2)) for step in steps if step.receipt
+        ],
         receipt=json.dumps(job.receipt, ensure_ascii=False, indent=2) if job.receipt else "",
         params=[(key, _text(value)) for key, value in job.params.items() if value not in (None, "", [], False)],
         audit=audit[0].seq if audit else None,
@@ -240,12 +245,16 @@ async def download(request: HTMXRequest, deck: NamedDependency[Deck], number: Fr
     async def text() -> AsyncIterator[str]:
         after = 0
         while lines := await deck.jobs.log(number, after=after, host=host, limit=2000):
-            yield "".join(f"{line.at:%Y-%m-%dT%H:%M:%S.%fZ} {line.host or '-'} {line.stream} {line.text}\n" for line in lines)
+            yield "".join(
+                f"{line.at:%Y-%m-%dT%H:%M:%S.%fZ} {line.host or '-'} {line.stream} {line.text}\n" for line in lines
+            )
             after = lines[-1].number
 
     name = f"job-{number}-{stamp(job.created)}.log"
     return Stream(
-        text(), media_type="text/plain; charset=utf-8", headers={"Content-Disposition": f'attachment; filename="{name}"'}
+        text(),
+        media_type="text/plain; charset=utf-8",
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
 
 

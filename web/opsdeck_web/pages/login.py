@@ -7,7 +7,8 @@ from typing import Any
 
 from litestar import Response, get, post
 from litestar.exceptions import NotAuthorizedException
-from litestar.params import FromPath, NamedDependency
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
 
@@ -115,9 +116,7 @@ async def step_up(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response
     try:
         await prove(deck, visitor, form)
     except OpsDeckError as fault:
-        return page(
-            request, "step_up.html", status=fault.status, next=target, ask_code=asks_code(visitor), fault=fault
-        )
+        return page(request, "step_up.html", status=fault.status, next=target, ask_code=asks_code(visitor), fault=fault)
     return Redirect(target, status_code=303)
 
 

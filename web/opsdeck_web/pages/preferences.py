@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar import post
 from litestar.datastructures import Cookie
-from litestar.params import NamedDependency
+from litestar.di import NamedDependency
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
 

@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 from litestar import Response, get, post
-from litestar.params import FromPath, NamedDependency
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
 from pydantic import ValidationError
@@ -145,12 +146,21 @@ async def add(request: HTMXRequest, deck: NamedDependency[Deck], visitor: NamedD
         schedule = read(plugin, name, sent, raw, str(sent.get("confirm") or "") or None)
         if sent.get("step") == "preview":
             runs = await coming(deck, schedule, 5)
-            return page(request, "pages/schedule_form.html", "preview", runs=runs, fault=None, hosts_now=hosts, word=word)
+            return page(
+                request, "pages/schedule_form.html", "preview", runs=runs, fault=None, hosts_now=hosts, word=word
+            )
         row = await deck.schedules.add(schedule, visitor.actor)
     except OpsDeckError as fault:
         if request.htmx:
             return page(
-                request, "pages/schedule_form.html", "preview", status=fault.status, fault=fault, runs=[], hosts_now=(), word=""
+                request,
+                "pages/schedule_form.html",
+                "preview",
+                status=fault.status,
+                fault=fault,
+                runs=[],
+                hosts_now=(),
+                word="",
             )
         return await form(request, deck, plugin, name, {key: sent[key] for key in sent}, fault)
     return Redirect(f"/schedules/{row.name}", status_code=303)
