@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opsdeck import __version__
-from opsdeck.builtin import copying, packages, reboot, running, units
+from opsdeck.builtin import copying, facts, hostcheck, packages, reboot, running, sampling, units
 from opsdeck.hookspecs import hookimpl
 from opsdeck.manifest import API, Manifest
 
@@ -25,5 +25,8 @@ def opsdeck_manifest() -> Manifest:
             packages.packages,
             units.restart,
             reboot.reboot,
+            facts.facts,
+            hostcheck.hostcheck,
         ),
+        services=(sampling.sampling,),
     )

@@ -147,6 +147,9 @@ async def upgrade(db: Database, plugins: Plugins | None) -> tuple[Pending, ...]:
     lock makes a second node wait. Raises `Unavailable` when the database is newer than the code, cannot be used, or a
     migration fails (nothing of it is kept).
     """
+    if db.absent:
+        async with guard(db.url):
+            await asyncio.to_thread(Path(db.name).touch, 0o600)
     if not await pending(db, plugins):
         return ()
     everyone = owners(plugins)

@@ -69,6 +69,7 @@ class JobWork:
         self.plugin, self.action, self.actor = job.plugin, job.action, actor
         self.hosts = tuple(hosts)
         self.db: Database = deck.db
+        self.home = deck.settings.home
         self.resuming = resuming
         self.ledger = ledger
         self.ending: Ending | None = None

@@ -62,8 +62,8 @@ old=
 if [ -d "$d" ]; then old=y; else
   mkdir -p "${d%/*}" || exit 1
   n=$(mktemp -d "${d%/*}/.new.XXXXXXXX") || exit 1
-  printf '%s\\n' "$2" >"$n/command" && printf '%s\\n' "$3" >"$n/run" && : >"$n/log" &&
-    mv -T "$n" "$d" || { rm -rf "$n"; exit 1; }
+  printf '%s\\n' "$2" >"$n/command" && printf '%s\\n' "$3" >"$n/run" && : >"$n/log" || { rm -rf "$n"; exit 1; }
+  mv -T "$n" "$d" 2>/dev/null || { rm -rf "$n"; [ -d "$d" ] || exit 1; old=y; }
 fi
 if [ ! -d "$d/begun" ]; then
   i=

@@ -53,6 +53,8 @@ class Execution(asyncssh.SSHClientSession[bytes]):
         self._queue: deque[tuple[Stream, bytes]] = deque()
         self._queued = 0
         self._paused = False
+        self._flooding = False
+        self._abandoned = False
         self._kept = {Stream.STDOUT: bytearray(), Stream.STDERR: bytearray()}
         self._truncated = False
         self._wake = asyncio.Event()
@@ -185,7 +187,8 @@ class Execution(asyncssh.SSHClientSession[bytes]):
         return self.group
 
     def close(self) -> None:
-        """Let go of the channel; what still comes is dropped."""
+        """Let go of the channel; what still comes is dropped, and what was not sent yet never is."""
+        self._abandoned = True
         self._queue.clear()
         self._on_output = None
         if self._chan is not None:
@@ -195,6 +198,9 @@ class Execution(asyncssh.SSHClientSession[bytes]):
 
     def _send(self) -> None:
         if self._chan is None or self._closed:
+            return
+        if self._abandoned:
+            self._chan.close()
             return
         self._sent_at = time.monotonic()
         try:
@@ -261,10 +267,26 @@ class Execution(asyncssh.SSHClientSession[bytes]):
             return
         self._queue.append((stream, data))
         self._queued += len(data)
+        if not self._flooding:
+            self._hold_back()
+        self._wake.set()
+
+    def _hold_back(self) -> None:
         if self._queued > _QUEUE_LIMIT and not self._paused and self._chan is not None:
             self._paused = True
             self._chan.pause_reading()
-        self._wake.set()
+
+    def _let_come(self) -> None:
+        """Take all that lies in the channel's own buffer, and only then decide whether to hold back again.
+
+        asyncssh opens the whole window anew with the first piece it hands over: pausing again while it still has
+        others would let its buffer grow without end.
+        """
+        if self._chan is not None:
+            self._paused, self._flooding = False, True
+            self._chan.resume_reading()
+            self._flooding = False
+            self._hold_back()
 
     async def _deliver(self) -> None:
         while self._queue:
@@ -274,9 +296,8 @@ class Execution(asyncssh.SSHClientSession[bytes]):
                 waiting = self._on_output(stream, data)
                 if waiting is not None:
                     await waiting
-            if self._paused and self._queued < _QUEUE_LIMIT // 2 and self._chan is not None:
-                self._paused = False
-                self._chan.resume_reading()
+            if self._paused and self._queued < _QUEUE_LIMIT // 2:
+                self._let_come()
 
     def _due(self, began: float, announced: bool) -> float | None:
         """Give the loop time at which to stop waiting, if any."""

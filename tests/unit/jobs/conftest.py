@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from opsdeck.actor import Actor, Door, Role
-from opsdeck.db import migrate
+from opsdeck.db import Database, migrate
 from opsdeck.deck import Deck
 from opsdeck.hookspecs import hookimpl
 from opsdeck.inventory.models import Host, HostKey
@@ -111,7 +111,7 @@ async def console(run, _given):
     return {"ok": True}
 
 
-def plugin() -> types.SimpleNamespace:
+def plugin() -> types.ModuleType:
     """Make a plugin with one action for each thing to try."""
     actions = (
         Action("sh", "Run a line", "…", params=Line, step=sh, plan=plan),
@@ -134,7 +134,9 @@ def plugin() -> types.SimpleNamespace:
     def opsdeck_manifest() -> Manifest:
         return Manifest("test", "1", API, "test", actions=actions)
 
-    return types.SimpleNamespace(opsdeck_manifest=opsdeck_manifest)
+    module = types.ModuleType("opsdeck_test")
+    module.opsdeck_manifest = opsdeck_manifest
+    return module
 
 
 def plugins() -> Plugins:
@@ -171,8 +173,9 @@ async def home(tmp_path: Path) -> Path:
     settings = Settings(home=tmp_path / "deck")
     settings.home.mkdir(mode=0o700)
     Keyring.create(settings.key_file)
-    async with Deck.open(settings, plugins=plugins()) as deck:
-        await migrate.upgrade(deck.db, deck.plugins)
+    database = Database(settings.url)
+    await migrate.upgrade(database, plugins())
+    await database.close()
     return settings.home
 
 
