@@ -7,7 +7,7 @@ from typing import Any
 
 from litestar import Litestar, Router, get
 from litestar.config.csrf import CSRFConfig
-from litestar.datastructures import State
+from litestar.datastructures import CacheControlHeader, State
 from litestar.di import Provide
 from litestar.exceptions import LitestarException, NotFoundException
 from litestar.openapi.config import OpenAPIConfig
@@ -77,7 +77,7 @@ def make_app(deck: Deck) -> Litestar:
     handlers: list[Any] = [
         create_static_files_router(
             f"/static/{frame.version}", directories=[STATIC], include_in_schema=False,
-            cache_control=None, response_headers={"Cache-Control": "public, max-age=31536000, immutable"}, name="static",
+            cache_control=CacheControlHeader(public=True, max_age=31536000, immutable=True), name="static",
         ),
         Router("/", route_handlers=[*login.routes, *preferences.routes, nowhere], include_in_schema=False),
         inside,
