@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from litestar import Response, get, post
@@ -75,6 +75,8 @@ async def _form(
         plugin=plugin,
         action=action,
         fields=known,
+        own=own_fields(action, known),
+        touched=set(given) | set(faults_of(fault)),
         values={field.name: shown(field, given.get(field.name)) for field in known},
         faults=faults_of(fault),
         fault=fault,
@@ -84,6 +86,15 @@ async def _form(
         secret_names=await deck.secrets.names() if any(field.kind is FieldKind.SECRET for field in known) else (),
         allowed=may(visitor, action.risk),
     )
+
+
+def own_fields(action: Action, known: Sequence[FormField]) -> set[str]:
+    """Give the parameters that come first: those the action declares itself, and whatever is required.
+
+    What it shares with others (as root, time limit) follows under "more options".
+    """
+    own = set(action.params.__dict__.get("__annotations__", {}))
+    return {field.name for field in known if field.name in own or field.required} or {field.name for field in known}
 
 
 def shown(field: FormField, given: Any) -> Any:
