@@ -9,6 +9,7 @@ import click
 from opsdeck import __version__
 from opsdeck.hookspecs import hookimpl
 from opsdeck.manifest import API, Manifest
+from opsdeck_web.demo import demo
 
 
 @hookimpl
@@ -19,8 +20,9 @@ def opsdeck_manifest() -> Manifest:
 
 @hookimpl
 def opsdeck_commands(cli: click.Group) -> None:
-    """Add `opsdeck serve`."""
+    """Add `opsdeck serve` and `opsdeck demo`."""
     cli.add_command(serve)
+    cli.add_command(demo)
 
 
 @click.command()
