@@ -162,7 +162,7 @@ def test_a_secret_goes_in_and_never_out(admin: Any, console: Any) -> None:
     admin.get_by_label("Name").fill("db-root")
     admin.get_by_label("Value").fill("s3cr3t-that-must-not-show")
     admin.get_by_role("button", name="Seal it").click()
-    admin.locator("td", has_text="db-root").wait_for()
+    admin.locator("td.strong", has_text="db-root").wait_for()
     assert "s3cr3t-that-must-not-show" not in admin.content()
 
 
@@ -184,7 +184,7 @@ def test_the_keyboard_is_enough(admin: Any, console: Any) -> None:
     admin.keyboard.press("Enter")
     admin.wait_for_url(f"{console.url}/hosts/web3")
     admin.keyboard.press("?")
-    admin.locator("#keys[open]").wait_for()
+    admin.locator("#key-list[open]").wait_for()
 
 
 def test_the_overview_moves_by_itself(open_tab: Callable[..., Any], console: Any) -> None:

@@ -119,7 +119,7 @@ def raw_of(action: Action, form: Any) -> dict[str, Any]:
     texts: dict[str, Any] = {}
     for field in params.fields(action.params):
         if field.kind is FieldKind.BOOLEAN:
-            texts[field.name] = "true" if form.get(field.name) else "false"
+            texts[field.name] = "true" if form.get(field.name) == "true" else "false"
         elif field.name in form:
             text = str(form[field.name])
             if text != "" or field.required:
@@ -175,6 +175,11 @@ async def _look(
         hosts=hosts,
         selector=selector,
         raw={key: shown_raw(value) for key, value in raw.items()},
+        given=[
+            (field.title, shown_raw(raw[field.name]))
+            for field in params.fields(action.params)
+            if field.name in raw and raw[field.name] not in ("", "false", []) and field.kind is not FieldKind.MULTILINE
+        ],
         word=consent.expected(action, hosts) or "",
         prove=action.risk is Risk.DESTROY and not visitor.stepped_up,
         ask_code=asks_code(visitor),

@@ -58,7 +58,7 @@ async def use_link(request: HTMXRequest, deck: NamedDependency[Deck]) -> Respons
     """Use up a login link and start a session."""
     form = await request.form()
     try:
-        user = await deck.accounts.redeem_login_link(str(form.get("link") or ""), identity.source_of(request.scope))
+        user = await deck.accounts.use_login_link(str(form.get("link") or ""), identity.source_of(request.scope))
     except OpsDeckError as fault:
         return page(request, "login_link.html", status=fault.status, link="", fault=fault)
     return await _enter(request, deck, user, "/")
