@@ -42,9 +42,7 @@ class Login:
         self._limits = limit
         self._passwords = passwords
 
-    async def authenticate(
-        self, name: str, password: Sensitive, code: str, source: str, *, verb: str = "login.succeeded"
-    ) -> User:
+    async def authenticate(self, name: str, password: Sensitive, code: str, source: str) -> User:
         """Give the person whose password (and code, where one is set up) these are.
 
         1. count the attempt under the account and the address, or refuse while one is blocked;
@@ -56,30 +54,38 @@ class Login:
         missing, `TooManyAttempts` with the seconds to wait.
         """
         name = name.strip().lower()
-        keys = [limits.account(name), limits.source("source", source)] if source else [limits.account(name)]
+        keys = _keys(name, source)
         await self._limits.begin(keys)
         user = await self._find(name)
         if not await self._passwords.matches(password, user.password_hash if user else None) or user is None:
             await self._failed(user, source, "password" if user else "unknown name")
         if user.disabled:
             await self._failed(user, source, "disabled")
-        step = 0
         if user.totp_blob is not None:
             if not code.strip():
                 await self._limits.take_back(keys)
                 raise CodeNeeded("this account also asks for a code.", field="code", hint="type the code of your app")
-            try:
-                step = totp.step_of(self._keyring, user, code)
-            except Refused:
-                await self._failed(user, source, "code")
-            if not await self._take_step(user, step):
-                await self._failed(user, source, "code used twice")
-        await self._succeeded(user, keys, source, verb, password)
+            await self._check_code(user, code, source)
+        await self._succeeded(user, keys, source, password)
         return user
 
-    async def step_up(self, name: str, password: Sensitive, code: str, source: str) -> User:
-        """Prove again who one is, with the same limits; the caller then keeps `sessions.step_up_until()`."""
-        return await self.authenticate(name, password, code, source, verb="login.stepped_up")
+    async def prove(self, name: str, *, password: Sensitive | None = None, code: str = "", source: str) -> User:
+        """Have a person who is logged in prove again who they are, by their code or else their password.
+
+        The same limits hold as at login. The caller then keeps `sessions.step_up_until()` with the session.
+        """
+        keys = _keys(name, source)
+        await self._limits.begin(keys)
+        user = await self._find(name)
+        if user is None or user.disabled:
+            await self._failed(None, source, "unknown name")
+        if user.totp_blob is not None and code.strip():
+            await self._check_code(user, code, source)
+        elif not await self._passwords.matches(password or Sensitive(""), user.password_hash):
+            await self._failed(user, source, "password")
+        await self._limits.succeeded(keys)
+        await self._audit.record(_as(user, source), "login.stepped_up", f"user:{user.name}")
+        return user
 
     async def make_link(self, name: str, ttl: timedelta, actor: Actor) -> Sensitive:
         """Make the secret part of a one-time login link for a person; it works once, within `ttl`.
@@ -109,15 +115,14 @@ class Login:
         await self._limits.begin(keys)
         async with self._db.write() as session:
             query = delete(WebSession).where(col(WebSession.key) == _link(token), col(WebSession.expires) > utcnow())
-            taken = (await session.execute(query.returning(col(WebSession.user_id)))).first()
+            taken = (await session.exec(query.returning(col(WebSession.user_id)))).first()
             user = await session.get(User, taken[0]) if taken else None
             if user is not None and not user.disabled:
                 user.last_login = utcnow()
                 session.add(user)
                 await session.flush()
-                actor = Actor(user.name, Role(user.role), Door.WEB, source)
                 await self._audit.append(
-                    session, actor, "login.succeeded", f"user:{user.name}", detail={"by": "one-time link"}
+                    session, _as(user, source), "login.succeeded", f"user:{user.name}", detail={"by": "one-time link"}
                 )
         if user is None or user.disabled:
             await self._failed(user, source, "link")
@@ -128,21 +133,26 @@ class Login:
         async with self._db.read() as session:
             return (await session.exec(select(User).where(User.name == name))).first()
 
-    async def _take_step(self, user: User, step: int) -> bool:
+    async def _check_code(self, user: User, code: str, source: str) -> None:
+        try:
+            step = totp.step_of(self._keyring, user, code)
+        except Refused:
+            await self._failed(user, source, "code")
         async with self._db.write() as session:
             query = update(User).where(col(User.id) == user.id, col(User.totp_last) < step).values(totp_last=step)
-            return bool((await session.execute(query)).rowcount == 1)  # type: ignore[attr-defined]
+            taken = (await session.exec(query)).rowcount == 1
+        if not taken:
+            await self._failed(user, source, "code used twice")
 
-    async def _succeeded(self, user: User, keys: Sequence[Key], source: str, verb: str, password: Sensitive) -> None:
+    async def _succeeded(self, user: User, keys: Sequence[Key], source: str, password: Sensitive) -> None:
         values: dict[str, object] = {"last_login": utcnow()}
         if self._passwords.outdated(user.password_hash):
             values["password_hash"] = await self._passwords.hash(password)
         await self._limits.succeeded(keys)
         async with self._db.write() as session:
-            await session.execute(update(User).where(col(User.id) == user.id).values(**values))
-            actor = Actor(user.name, Role(user.role), Door.WEB, source)
+            await session.exec(update(User).where(col(User.id) == user.id).values(**values))
             detail = {"by": "password and code" if user.totp_blob else "password"}
-            await self._audit.append(session, actor, verb, f"user:{user.name}", detail=detail)
+            await self._audit.append(session, _as(user, source), "login.succeeded", f"user:{user.name}", detail=detail)
 
     async def _failed(self, user: User | None, source: str, reason: str) -> NoReturn:
         """Write the entry and raise. A name that nobody has is not written: it may be a password typed too early."""
@@ -156,6 +166,14 @@ class Login:
         raise NotAuthenticated(
             "name, password or code is wrong.", field="password", hint="`opsdeck user passwd NAME` sets a new one"
         )
+
+
+def _keys(name: str, source: str) -> list[Key]:
+    return [limits.account(name), *([limits.source("source", source)] if source else [])]
+
+
+def _as(user: User, source: str) -> Actor:
+    return Actor(user.name, Role(user.role), Door.WEB, source)
 
 
 def _link(token: str) -> str:

@@ -7,55 +7,27 @@ append last in a transaction, and never hold it while waiting on a host.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import IO
 
 from sqlalchemy import insert, text
 from sqlmodel import col, func, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from opsdeck.actor import Actor
-from opsdeck.audit.entry import GENESIS, Entry, Record, body_of, column, fault, mac
+from opsdeck.audit import export
+from opsdeck.audit.chain import Head, Verdict, append_line, check
+from opsdeck.audit.entry import GENESIS, Entry, Record, body_of, column, mac
 from opsdeck.audit.models import AuditEntry
 from opsdeck.clock import utcnow
 from opsdeck.db import Database
-from opsdeck.errors import Invalid
 from opsdeck.secrets.keyring import Keyring
 
 PG_LOCK = 7001
 PAGE = 1000
-
-
-@dataclass(frozen=True)
-class Head:
-    """The newest entry's number and hash. Kept outside the database, it shows when the tail was cut."""
-
-    seq: int
-    hash: str
-
-    def __str__(self) -> str:
-        return f"{self.seq}:{self.hash}"
-
-    @classmethod
-    def parse(cls, text: str) -> Head:
-        """Read `<seq>:<hash>`. Raises `Invalid`."""
-        seq, _, digest = text.strip().partition(":")
-        if not seq.isdigit() or len(digest) != 64:
-            raise Invalid(f"{text[:80]!r} is no head of an audit chain.", field="head", hint="give SEQ:HASH")
-        return cls(int(seq), digest)
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What looking at the whole chain gave: `bad` is the first bad entry's number, None when all is well."""
-
-    entries: int
-    head: Head
-    bad: int | None = None
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,8 +72,7 @@ class AuditLog:
     async def append_many(self, session: AsyncSession, events: Sequence[Record]) -> int:
         """Add several entries with one read and one insert; give the last one's number."""
         if not self._db.sqlite:
-            await session.connection()
-            await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PG_LOCK})
+            await (await session.connection()).execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PG_LOCK})
         head = await self._head(session)
         key, seq, previous = self._key, head.seq, head.hash
         rows = []
@@ -125,7 +96,7 @@ class AuditLog:
             )
             previous = digest
         if rows:
-            await session.execute(insert(AuditEntry), rows)
+            await session.exec(insert(AuditEntry), params=rows)
         return seq
 
     async def record(
@@ -201,6 +172,16 @@ class AuditLog:
         async with self._db.read() as session:
             return (await session.exec(select(func.count()).select_from(AuditEntry))).one()
 
+    async def export(self, out: IO[str]) -> Head:
+        """Write the chain up to the present head as JSON Lines that `verify_lines` checks; give that head."""
+        head = await self.head()
+        await export.write(self.entries(), head, self._key, out)
+        return head
+
+    async def verify_lines(self, lines: Iterable[str], file: str, heads: Sequence[Head] = ()) -> Verdict:
+        """Verify what `export` wrote, without looking at the rows. Raises `Invalid` for something else."""
+        return await export.verify(lines, self._key, file, heads)
+
     async def keep_head(self, file: Path) -> Head:
         """Append the head to `file`, a line per call, mode 0600: the anchor that `verify` is held against."""
         head = await self.head()
@@ -213,51 +194,6 @@ class AuditLog:
         query = select(AuditEntry.seq, AuditEntry.hash).order_by(col(AuditEntry.seq).desc()).limit(1)
         row = (await session.exec(query)).first()
         return Head(*row) if row else Head(0, GENESIS)
-
-
-async def check(key: bytes, entries: AsyncIterator[Entry], heads: Sequence[Head] = ()) -> Verdict:
-    """Verify a chain from its first entry; see `AuditLog.verify`."""
-    wanted = {head.seq: head.hash for head in heads if head.seq}
-    seq, previous = 0, GENESIS
-    async for entry in entries:
-        reason = fault(key, entry, seq + 1, previous)
-        if not reason and wanted.get(entry.seq, entry.hash) != entry.hash:
-            reason = "it is not the entry that the kept head names: the chain was written anew"
-        if reason:
-            bad = seq + 1 if entry.seq != seq + 1 else entry.seq
-            return Verdict(seq, Head(seq, previous), bad, reason)
-        seq, previous = entry.seq, entry.hash
-    highest = max(wanted, default=0)
-    if highest > seq:
-        reason = f"the chain ends at {seq}, and a kept head names entry {highest}: its tail was cut"
-        return Verdict(seq, Head(seq, previous), seq + 1, reason)
-    return Verdict(seq, Head(seq, previous))
-
-
-def kept_heads(file: Path) -> tuple[Head, ...]:
-    """Read the heads that `keep_head` wrote; none when the file is not there. Raises `Invalid`, naming the line."""
-    if not file.exists():
-        return ()
-    heads = []
-    for number, line in enumerate(file.read_text().splitlines(), 1):
-        try:
-            heads.append(Head.parse(json.loads(line)["head"]))
-        except (ValueError, KeyError, TypeError, Invalid) as problem:
-            raise Invalid(
-                f"line {number} of {file} is no kept head.",
-                file=str(file),
-                hint="find out who changed it; mend or remove that line",
-            ) from problem
-    return tuple(heads)
-
-
-def append_line(file: Path, line: str) -> None:
-    """Append a line to a file that only its owner may read, and make sure it is on the disk."""
-    handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    with os.fdopen(handle, "a") as out:
-        out.write(line + "\n")
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def _entry(row: AuditEntry) -> Entry:

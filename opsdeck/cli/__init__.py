@@ -19,7 +19,6 @@ COMMANDS = {
     "doctor": ("opsdeck.cli.setup:doctor", "Check this installation and say what to mend."),
     "migrate": ("opsdeck.cli.setup:migrate", "Bring the database's tables up to date."),
     "worker": ("opsdeck.cli.setup:worker", "Run jobs, schedules and services without the console."),
-    "demo": ("opsdeck.cli.demo:demo", "Start a console with hosts to play with."),
     "lab": ("opsdeck.cli.lab:lab", "Real hosts on this machine, for tests and play."),
     "host": ("opsdeck.cli.host:host", "Know the fleet: add, list, check, import hosts."),
     "secret": ("opsdeck.cli.secret:secret", "Sealed values: passwords, keys, tokens."),

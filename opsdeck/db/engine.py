@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import event
@@ -66,6 +67,11 @@ class Database:
         """Give the place to show to a person: the file, or host and database without the password."""
         return place(self.url)
 
+    @property
+    def absent(self) -> bool:
+        """Tell whether this is an SQLite file that is not there yet (opening it would make an empty one)."""
+        return self.sqlite and not Path(self.name).exists()
+
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """Open a session that only reads. Raises `Unavailable` when the database cannot answer."""
@@ -89,7 +95,7 @@ class Database:
 
 def place(url: str) -> str:
     """Give the part of a database's URL that may be shown."""
-    return url.rsplit("@", 1)[-1].removeprefix("sqlite+aiosqlite:///")
+    return url.rsplit("@", 1)[-1].partition("?")[0].removeprefix("sqlite+aiosqlite:///")
 
 
 @contextlib.asynccontextmanager

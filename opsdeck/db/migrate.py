@@ -11,6 +11,7 @@ and a copy by `VACUUM INTO` beside the database is made before anything is touch
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -147,6 +148,9 @@ async def upgrade(db: Database, plugins: Plugins | None) -> tuple[Pending, ...]:
     lock makes a second node wait. Raises `Unavailable` when the database is newer than the code, cannot be used, or a
     migration fails (nothing of it is kept).
     """
+    if db.absent:
+        async with guard(db.url):
+            await asyncio.to_thread(Path(db.name).touch, 0o600)
     if not await pending(db, plugins):
         return ()
     everyone = owners(plugins)
@@ -221,7 +225,8 @@ def _back_up(url: str) -> Path | None:
         finally:
             source.close()
     except (sqlite3.Error, OSError) as fault:
-        copy.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what stopped the copy may stop this too, and is told below
+            copy.unlink(missing_ok=True)
         raise Unavailable(
             f"no copy of the database could be made before its upgrade: {fault}.",
             file=str(copy),

@@ -83,9 +83,10 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def session(leader: int) -> set[int]:
-    """Give the live processes of the session that `leader` began."""
-    return {pid for pid, (_, number) in _table().items() if number == leader}
+def below(parent: int) -> set[int]:
+    """Give the live processes that descend from `parent`."""
+    table = _table()
+    return _with_descendants({parent}, table) - {parent}
 
 
 def belonging(mark: str) -> set[int]:
@@ -104,12 +105,14 @@ def belonging(mark: str) -> set[int]:
     outside = os.getsid(0)
     known = {table[pid][1] for pid in marked} - {outside}
     marked |= {pid for pid, (_, number) in table.items() if number in known}
-    grown = True
-    while grown:
-        more = {pid for pid, (parent, _) in table.items() if parent in marked} - marked
-        marked |= more
-        grown = bool(more)
-    return marked
+    return _with_descendants(marked, table)
+
+
+def _with_descendants(pids: set[int], table: dict[int, tuple[int, int]]) -> set[int]:
+    found = set(pids)
+    while more := {pid for pid, (parent, _) in table.items() if parent in found} - found:
+        found |= more
+    return found
 
 
 def _table() -> dict[int, tuple[int, int]]:

@@ -7,6 +7,8 @@ async with DelayProxy(host.address, host.port, rtt=0.05) as proxy:
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections import deque
 from types import TracebackType
 
@@ -145,8 +147,10 @@ class _End(asyncio.Protocol):
             self._other.deliver()
 
     def abort(self) -> None:
-        """Drop this end without a word of goodbye."""
-        if self._transport:
+        """Reset this end without a word of goodbye."""
+        if self._transport and not self._transport.is_closing():
+            now = struct.pack("ii", 1, 0)
+            self._transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, now)
             self._transport.abort()
 
     def deliver(self) -> None:

@@ -3,8 +3,9 @@
     with RealSshd(folder, addresses=50, max_sessions=10) as sshd:
         sshd.endpoint(0)
 
-Only the user who runs it can log in (root, when root runs it), by the key made for it. Several addresses of 127/8 lead
-to the same machine, so that a hundred hosts can be dialled at the price of a few servers.
+Only the user who runs it can log in (root, when root runs it), by the key made for it. `HOME` is a folder of its own,
+so that no rc file of that user has a say; a command still begins in the user's real home. Several addresses of 127/8
+lead to the same machine, so that a hundred hosts can be dialled at the price of a few servers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ import os
 import pwd
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -51,7 +51,7 @@ X11Forwarding no
 PrintMotd no
 LoginGraceTime 30
 AcceptEnv LANG LC_*
-SetEnv {mark_name}={mark}
+SetEnv {mark_name}={mark} HOME={folder}/home
 Subsystem sftp internal-sftp
 {extra}
 """
@@ -123,14 +123,10 @@ class RealSshd:
     def stop(self) -> None:
         """End the servers and every process that ran under them."""
         for server in self._servers:
-            server.send_signal(signal.SIGTERM)
-        for server in self._servers:
-            try:
-                server.wait(5)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
-            for pid in children.session(server.pid):
+            sessions = children.below(server.pid)
+            server.kill()
+            server.wait()
+            for pid in sessions:
                 children.kill(pid)
         self._servers.clear()
         children.end_marked(self.mark)
@@ -149,7 +145,7 @@ class RealSshd:
         self.stop()
 
     def _lay_keys(self) -> None:
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (self.folder / "home").mkdir(mode=0o700, parents=True, exist_ok=True)
         host, login = (asyncssh.generate_private_key("ssh-ed25519") for _ in range(2))
         key_file = self.folder / "host_key"
         key_file.unlink(missing_ok=True)

@@ -80,8 +80,8 @@ def load(file: Path) -> MasterKey:
         raise Unavailable(
             f"the master key {file} is missing.",
             file=str(file),
-            hint="put it back from your safe copy, or name its place in OPSDECK_MASTER_KEY_FILE; a new data folder "
-            "gets one by `opsdeck init`",
+            hint="`opsdeck init` makes one in a new data folder; else put it back from your safe copy, or name its "
+            "place in OPSDECK_MASTER_KEY_FILE",
         ) from fault
     except OSError as fault:
         raise Unavailable(

@@ -42,16 +42,6 @@ class SecretInfo:
     last_used: datetime | None
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A secret's value with its kind and version."""
-
-    name: str
-    kind: str
-    version: int
-    value: Sensitive
-
-
 class SecretStore:
     """The named values of this installation."""
 
@@ -120,9 +110,9 @@ class SecretStore:
 
     async def reveal(self, name: str, *, actor: Actor, purpose: str) -> Sensitive:
         """Open one secret for `purpose` (`job:17`), with an audit entry. Raises `NotFound`, `Unavailable`."""
-        return (await self.reveal_many([name], actor=actor, purpose=purpose))[name].value
+        return (await self.reveal_many([name], actor=actor, purpose=purpose))[name]
 
-    async def reveal_many(self, names: Iterable[str], *, actor: Actor, purpose: str) -> Mapping[str, Opened]:
+    async def reveal_many(self, names: Iterable[str], *, actor: Actor, purpose: str) -> Mapping[str, Sensitive]:
         """Open several in one transaction, with one audit entry each, however often a name is given."""
         wanted = sorted(set(names))
         if not wanted:
@@ -130,7 +120,7 @@ class SecretStore:
         async with self._db.write() as session:
             rows = (await session.exec(select(Secret).where(col(Secret.name).in_(wanted)))).all()
             _all_there(wanted, {row.name for row in rows})
-            await session.execute(update(Secret).where(col(Secret.name).in_(wanted)).values(last_used=utcnow()))
+            await session.exec(update(Secret).where(col(Secret.name).in_(wanted)).values(last_used=utcnow()))
             await self._audit.append_many(
                 session,
                 [
@@ -145,10 +135,10 @@ class SecretStore:
         require(actor, Role.ADMIN, "show the value of a secret")
         return await self.reveal(name, actor=actor, purpose="shown to a person")
 
-    async def _open(self, row: Secret) -> Opened:
+    async def _open(self, row: Secret) -> Sensitive:
         await self._keyring.knows(self._keyring.key_of(row.blob))
         plain = self._keyring.unseal(row.blob, place(row.name, row.version))
-        return Opened(row.name, row.kind, row.version, Sensitive(plain.decode()))
+        return Sensitive(plain.decode())
 
     async def names(self, kind: str | None = None) -> tuple[str, ...]:
         """Give the names, of one kind or all."""

@@ -1,7 +1,7 @@
 """Commands that outlive the link and the console.
 
 On the host, a keeper (a transient systemd unit, or where there is no systemd or no root a detached `sh`) runs the
-command in a session of its own, with output in `log`, group in `group`, exit status in `status`, for that user only. They
+command in its own session, with output in `log`, group in `group`, exit status in `status`, for that user only. They
 lie in `/var/lib/opsdeck/units/UNIT` for root under systemd, else in `~/.local/state/opsdeck/units/UNIT`.
 """
 
@@ -52,7 +52,8 @@ OPSDECK_UNIT=$d; export OPSDECK_UNIT
 setsid -w /bin/sh "$d/command" >>"$d/log" 2>&1; r=$?
 echo "$r" >"$d/status.new"; mv -f "$d/status.new" "$d/status\""""
 
-# $1 unit, $2 the command's text, $3 the keeper's, $4 y if there is a stdin.
+# $1 unit, $2 the command's text, $3 the keeper's, $4 y if there is a stdin. The keeper lies in a file, since systemd
+# reads `$` in the words of a unit its own way (systemd.service(5), "Command lines").
 _START = (
     _PLACE
     + """umask 077
@@ -61,7 +62,8 @@ old=
 if [ -d "$d" ]; then old=y; else
   mkdir -p "${d%/*}" || exit 1
   n=$(mktemp -d "${d%/*}/.new.XXXXXXXX") || exit 1
-  printf '%s\\n' "$2" >"$n/command" && : >"$n/log" && mv -T "$n" "$d" || { rm -rf "$n"; exit 1; }
+  printf '%s\\n' "$2" >"$n/command" && printf '%s\\n' "$3" >"$n/run" && : >"$n/log" || { rm -rf "$n"; exit 1; }
+  mv -T "$n" "$d" 2>/dev/null || { rm -rf "$n"; [ -d "$d" ] || exit 1; old=y; }
 fi
 if [ ! -d "$d/begun" ]; then
   i=
@@ -70,9 +72,9 @@ if [ ! -d "$d/begun" ]; then
   if [ "$(id -u)" = 0 ] && [ -d /run/systemd/system ] && command -v systemd-run >/dev/null; then
     how=systemd
     systemd-run --quiet --collect --unit="opsdeck-$u" --setenv=HOME="$HOME" --setenv=PATH="$PATH" \\
-      -p KillMode=mixed -p OOMPolicy=continue /bin/sh -c "$3" sh "$d" "$i" >&2 || how=
+      -p KillMode=mixed -p OOMPolicy=continue /bin/sh "$d/run" "$d" "$i" >&2 || how=
   fi
-  if [ "$how" = session ]; then setsid /bin/sh -c "$3" sh "$d" "$i" </dev/null >/dev/null 2>&1 & fi
+  if [ "$how" = session ]; then setsid /bin/sh "$d/run" "$d" "$i" </dev/null >/dev/null 2>&1 & fi
   [ -n "$how" ] && echo "$how" >"$d/how"
 fi
 w=100
@@ -235,6 +237,8 @@ async def follow(
                 raise NotFound(
                     f"there is no detached command {unit}.", host=endpoint.name, hint="start it, or look at its job."
                 )
+            if done.signal is not None:  # as when the host goes down
+                raise LinkLost(endpoint.name, f"the following ended with {done.signal}", may_have_run=True)
             done.check(endpoint.name)
             now = await state(run, endpoint, unit, sudo)
             contact = clock()

@@ -10,7 +10,6 @@ Prints Markdown: medians, and the ratio to OpsDeck.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import contextlib
 import json
 import os
@@ -26,9 +25,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from peers import Login, Peer, Target, all_peers  # noqa: E402 - a script beside its module
+from peers import Login, Peer, Target, all_peers
 
-from opsdeck.lab.sshd import RealSshd  # noqa: E402 - after the path above
+from opsdeck.lab.sshd import RealSshd
 
 
 @dataclass(frozen=True)

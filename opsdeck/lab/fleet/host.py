@@ -136,7 +136,7 @@ class LabHost:
             "--register=no",
             *(() if managed else ("--keep-unit",)),
             f"--directory={self.root}",
-            f"--machine={self.network.tag}-{self.name}",
+            f"--machine={self.network.machine(self.name)}",
             f"--hostname={self.name}",
             f"--network-namespace-path=/run/netns/{self.namespace}",
             "--resolv-conf=copy-host",
@@ -151,7 +151,7 @@ class LabHost:
                 stdout=console,
                 stderr=console,
                 start_new_session=True,
-                env=environment(),
+                env=environment() | {"SYSTEMD_NSPAWN_LOCK": "0"},  # one lock file for each image would stay behind
             )
         deadline = time.monotonic() + timeout
         while self.state() not in ("running", "degraded"):
@@ -177,6 +177,7 @@ class LabHost:
                 raise LabFault("Its processes could not be ended.", host=self.name)
             time.sleep(0.02)
         cgroups.remove(self.group)
+        self.network.forget_machine(self.name)
 
     def supervisor(self) -> int | None:
         """Give the id of the systemd-nspawn process that carries it, or None when it is off."""
@@ -223,9 +224,9 @@ class LabHost:
         }}"""
         self._inside(["nft", "-f", "-"], stdin=rules)
 
-    def unblock(self) -> None:
-        """Let everything in again."""
-        self._inside(["nft", "delete", "table", "inet", self.network.table])
+    def unblock(self, *, check: bool = True) -> None:
+        """Let everything in again. Raises LabFault when nothing was blocked, unless `check` is false."""
+        self._inside(["nft", "delete", "table", "inet", self.network.table], check=check)
 
     def slow(self, kbit: int) -> None:
         """Limit its link to `kbit` kbit/s in each direction."""
@@ -250,6 +251,13 @@ class LabHost:
     def empty(self) -> None:
         """Take back what `fill` put on its disk."""
         (self.folder / "disk" / "ballast").unlink(missing_ok=True)
+
+    def restore(self) -> None:
+        """Take back whatever was done to its cable, its packet filter and its disk."""
+        self.mend()
+        self.unblock(check=False)
+        self.unslow()
+        self.empty()
 
     def prepare(self, image: images.Image, public_key: str, private_host_key: bytes, names: str) -> None:
         """Lay its disk: the image, its keys, its names. Before the first start."""

@@ -1,0 +1,172 @@
+"""`opsdeck demo`: a working console with hosts to play with, on this machine only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from opsdeck.actor import SYSTEM, Role
+from opsdeck.errors import Unavailable
+from opsdeck.secrets.sensitive import Sensitive
+
+if TYPE_CHECKING:
+    from opsdeck.deck import Deck
+    from opsdeck.lab.fleet import Fleet
+    from opsdeck.plugins import Plugins
+    from opsdeck.settings import Settings
+
+CREDENTIAL = "demo-key"
+LINK_HOURS = 12
+LAB = "demo"
+
+PLACES = (
+    ("tyo-edge-1", "Tokyo", 35.68, 139.69, {"role": "edge"}, "1TB", "4.90 EUR"),
+    ("lax-edge-1", "Los Angeles", 34.05, -118.24, {"role": "edge"}, "3TB", "3.50 USD"),
+    ("fra-edge-2", "Frankfurt", 50.11, 8.68, {"role": "edge"}, "2TB", "4.15 EUR"),
+    ("sin-db-1", "Singapore", 1.35, 103.82, {"role": "db"}, "1TB", "6.00 USD"),
+    ("nue-origin", "Nuremberg", 49.45, 11.08, {"role": "origin"}, "20TB", "5.39 EUR"),
+)
+"""Names, places and terms of the demo's hosts; everything else about them is read from the real thing."""
+
+
+@dataclass(frozen=True)
+class PlayedHost:
+    """A host of the demo as the inventory needs it."""
+
+    name: str
+    address: str
+    port: int
+    user: str
+    host_key: str
+    sudo: str
+
+
+@click.command()
+@click.option("--lab", is_flag=True, help="Real Debian hosts with systemd instead; needs root.")
+@click.option("--hosts", type=click.IntRange(3, len(PLACES)), default=len(PLACES), show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8600, show_default=True, help="0 takes a free one.")
+def demo(lab: bool, hosts: int, port: int) -> None:
+    """Start a console with hosts to play with.
+
+    Everything is made in a temporary folder and is gone when it ends (Ctrl-C). The hosts are real SSH servers on this
+    machine; a command that is run on them runs as you.
+    """
+    from opsdeck.cli.frame import plugins
+    from opsdeck.settings import load
+
+    with tempfile.TemporaryDirectory(prefix="opsdeck-demo-") as place:
+        settings = load(Path(place) / "data", database_url="", master_key_file=None, port=port, node="demo")
+        asyncio.run(_play(settings, plugins(), Path(place), lab=lab, names=[row[0] for row in PLACES[:hosts]]))
+
+
+async def _play(settings: Settings, plugins: Plugins, place: Path, *, lab: bool, names: Sequence[str]) -> None:
+    from opsdeck_web.serve import address, serve
+
+    sock = _listen(settings.bind, settings.port)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    async with _lab_hosts(names) if lab else _play_hosts(place / "hosts", names) as (played, key):
+        link = await _set_up(settings, plugins, played, key)
+
+        def ready(_: Deck) -> None:
+            click.echo(f"OpsDeck runs on {address(sock)} with {len(played)} hosts to play with.")
+            click.echo(f"Log in once with {address(sock)}login/link/{link.reveal()}")
+            click.echo("Ctrl-C ends it and removes everything it made.")
+
+        await serve(settings, plugins, sock, ready, stop)
+
+
+def _listen(bind: str, port: int) -> socket.socket:
+    """Listen on `port`, or on any free one when something else has it."""
+    from opsdeck_web.serve import listen
+
+    try:
+        return listen(bind, port)
+    except Unavailable:
+        return listen(bind, 0)
+
+
+async def _set_up(settings: Settings, plugins: Plugins, played: Sequence[PlayedHost], key: Sensitive) -> Sensitive:
+    """Make the data folder, know the hosts, make the person; give the one-time login."""
+    from opsdeck.accounts.passwords import make_password
+    from opsdeck.db import Database
+    from opsdeck.db.migrate import upgrade
+    from opsdeck.deck import Deck
+    from opsdeck.inventory.forms import HostIn
+    from opsdeck.secrets.keyring import Keyring
+
+    settings.home.mkdir(mode=0o700, parents=True)
+    Keyring.create(settings.key_file)
+    database = Database(settings.url)
+    await upgrade(database, plugins)
+    await database.close()
+    async with Deck.open(settings, plugins=plugins) as deck:
+        await deck.secrets.set(CREDENTIAL, key, kind="ssh-key", note="Lets in to the demo's hosts", actor=SYSTEM)
+        terms = {row[0]: row for row in PLACES}
+        for host in played:
+            _, region, latitude, longitude, tags, quota, price = terms[host.name]
+            amount, currency = price.split()
+            form = HostIn.model_validate(
+                {
+                    "name": host.name,
+                    "address": host.address,
+                    "port": host.port,
+                    "user": host.user,
+                    "credential": CREDENTIAL,
+                    "sudo": host.sudo,
+                    "tags": tags,
+                    "region": region,
+                    "latitude": latitude,
+                    "longitude": longitude,
+                    "quota_bytes": quota,
+                    "price": float(amount),
+                    "currency": currency,
+                }
+            )
+            await deck.inventory.add(form, SYSTEM)
+            await deck.host_keys.pin(host.name, host.host_key, SYSTEM, source="demo")
+        await deck.accounts.create("demo", make_password(), Role.ADMIN, SYSTEM)
+        return await deck.accounts.make_login_link("demo", SYSTEM, timedelta(hours=LINK_HOURS))
+
+
+@contextlib.asynccontextmanager
+async def _play_hosts(folder: Path, names: Sequence[str]) -> AsyncIterator[tuple[list[PlayedHost], Sensitive]]:
+    """Serve the hosts in this process."""
+    from opsdeck.lab.inprocess import PlayHosts
+
+    async with PlayHosts(folder, names) as hosts:
+        played = [PlayedHost(host.name, host.address, host.port, host.user, host.host_key, "none") for host in hosts]
+        yield played, Sensitive(hosts.private_key)
+
+
+@contextlib.asynccontextmanager
+async def _lab_hosts(names: Sequence[str]) -> AsyncIterator[tuple[list[PlayedHost], Sensitive]]:
+    """Boot real hosts, and take them down at the end."""
+    from opsdeck.lab.fleet import Fleet, HostSpec
+
+    fleet = Fleet(LAB)
+    click.echo("Booting the hosts. The first time, their Debian is fetched, which takes a few minutes.")
+    with _taken_down(fleet):
+        hosts = await asyncio.to_thread(fleet.up, [HostSpec(name) for name in names])
+        played = [PlayedHost(host.name, host.address, 22, "root", host.host_key, "none") for host in hosts]
+        yield played, Sensitive(fleet.private_key.read_text())
+
+
+@contextlib.contextmanager
+def _taken_down(fleet: Fleet) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        fleet.down()
