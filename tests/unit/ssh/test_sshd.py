@@ -52,12 +52,12 @@ async def test_forty_behind_one_bastion_share_one_login(pool, sshd_at, sshd, pla
     assert bastion.log.read_text().count("Accepted publickey") == 1
 
 
-@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash", "/usr/bin/fish", "/usr/bin/tcsh", "/usr/bin/zsh"])
+@pytest.mark.parametrize("shell", ["/bin/sh", "/bin/bash", "/usr/bin/fish", "/usr/bin/tcsh"])
 @pytest.mark.parametrize("noisy", [False, True])
 async def test_any_login_shell_will_do(pool, sshd, account, shell, noisy):
     user = account(shell)
     if noisy:
-        text = "echo a banner on stdout\nsh -c 'echo and on stderr >&2; sleep 0.5'\n"
+        text = "echo a banner on stdout\nsh -c 'echo and on stderr >&2; sleep 0.1'\n"
         for name in (".bashrc", ".tcshrc", ".zshenv", ".config/fish/config.fish"):
             (user.home / name).parent.mkdir(parents=True, exist_ok=True)
             (user.home / name).write_text(text)
@@ -65,7 +65,7 @@ async def test_any_login_shell_will_do(pool, sshd, account, shell, noisy):
     endpoint = sshd.endpoint(user=user.name)
 
     @given(words=st.lists(st.text(ODD, max_size=12), min_size=1, max_size=4))
-    @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     def compose_only(words):
         examples.append(words)
 
