@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import asyncssh
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -104,3 +105,17 @@ async def test_every_host_key_of_a_server_is_shown(pool, sshd):
     (key,) = await pool.offered_keys("127.0.0.1", sshd.port)
     assert key.openssh == " ".join(sshd.host_key.split()[:2])
     assert "Accepted" not in sshd.log.read_text().splitlines()[-1]
+
+
+async def test_a_server_with_several_keys_shows_the_pinned_one(pool, sshd_at, plain, tmp_path):
+    second = asyncssh.generate_private_key("ssh-rsa", key_size=2048)
+    file = tmp_path / "rsa"
+    file.write_bytes(second.export_private_key("openssh"))
+    file.chmod(0o600)
+    server = sshd_at(f"HostKey {file}")
+    first = server.endpoint(user=plain.name)
+    pin = second.export_public_key("openssh").decode().strip()
+    shown = await pool.offered_keys(first)
+    assert {key.openssh for key in shown} == {" ".join(text.split()[:2]) for text in (pin, server.host_key)}
+    assert (await pool.run(replace(first, host_keys=(pin,)), TRUE)).ok
+    assert (await pool.run(replace(first, host_keys=(server.host_key,)), TRUE)).ok
