@@ -15,11 +15,12 @@ from opsdeck.inventory.hosts import MAX_HOPS
 from opsdeck.inventory.models import Host, HostKey
 from opsdeck.inventory.selector import unknown_host
 from opsdeck.secrets.models import Secret
+from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.endpoint import Credential, Endpoint, Method, Sudo
 
 if TYPE_CHECKING:
     from opsdeck.inventory.hosts import Inventory
-    from opsdeck.secrets.store import Opened, SecretStore
+    from opsdeck.secrets.store import SecretStore
 
 CERTIFICATE = "-cert"
 PASSPHRASE = "-passphrase"  # noqa: S105 - the ending of a secret's name
@@ -122,9 +123,9 @@ def _chain(name: str, hosts: Mapping[str, Host], *, strict: bool = True) -> list
     return chain
 
 
-def _endpoint(host: Host, known: _Known, values: Mapping[str, Opened], made: Mapping[str, Endpoint]) -> Endpoint:
+def _endpoint(host: Host, known: _Known, values: Mapping[str, Sensitive], made: Mapping[str, Endpoint]) -> Endpoint:
     credential = _credential(host, known, values)
-    password = values[host.sudo_secret].value if host.sudo_secret else None
+    password = values[host.sudo_secret] if host.sudo_secret else None
     if password is None and host.sudo == Sudo.PASSWORD and credential.method is Method.PASSWORD:
         password = credential.secret
     return Endpoint(
@@ -140,28 +141,29 @@ def _endpoint(host: Host, known: _Known, values: Mapping[str, Opened], made: Map
     )
 
 
-def _credential(host: Host, known: _Known, values: Mapping[str, Opened]) -> Credential:
+def _credential(host: Host, known: _Known, values: Mapping[str, Sensitive]) -> Credential:
     if host.credential == AGENT:
         import os
 
         return Credential(Method.AGENT, AGENT, agent_path=os.environ.get("SSH_AUTH_SOCK"))
-    opened = values[host.credential]
-    if opened.kind == "password":
-        return Credential(Method.PASSWORD, opened.name, opened.version, opened.value)
-    if opened.kind != "ssh-key":
+    name = host.credential
+    kind, version = known.secrets[name]
+    if kind == "password":
+        return Credential(Method.PASSWORD, name, version, values[name])
+    if kind != "ssh-key":
         raise Invalid(
-            f"The secret {opened.name!r} is of the kind {opened.kind}, which does not log in.",
+            f"The secret {name!r} is of the kind {kind}, which does not log in.",
             host=host.name,
             field="credential",
             hint="name a secret of the kind ssh-key or password with `opsdeck host edit`",
         )
-    certificate = values.get(opened.name + CERTIFICATE)
-    passphrase = values.get(opened.name + PASSPHRASE)
+    certificate = values.get(name + CERTIFICATE)
+    companions = sum(known.secrets[name + end][1] for end in (CERTIFICATE, PASSPHRASE) if name + end in known.secrets)
     return Credential(
         Method.CERTIFICATE if certificate else Method.KEY,
-        opened.name,
-        opened.version + sum(companion.version for companion in (certificate, passphrase) if companion),
-        opened.value,
-        passphrase.value if passphrase else None,
-        certificate.value.reveal() if certificate else None,
+        name,
+        version + companions,
+        values[name],
+        values.get(name + PASSPHRASE),
+        certificate.reveal() if certificate else None,
     )

@@ -18,8 +18,9 @@ from opsdeck.accounts.permissions import require
 from opsdeck.actor import Actor, Role
 from opsdeck.clock import utcnow
 from opsdeck.errors import NotFound, Refused
-from opsdeck.inventory.hosts import Inventory, ReachSeen
+from opsdeck.inventory.hosts import Inventory
 from opsdeck.inventory.models import Host, HostKey, Reach
+from opsdeck.inventory.reach import ReachSeen
 from opsdeck.ssh import known_hosts
 from opsdeck.ssh.errors import HostKeyChanged
 from opsdeck.ssh.hostkeys import OfferedKey

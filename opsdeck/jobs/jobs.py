@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,9 +19,9 @@ from opsdeck.events import JobChanged
 from opsdeck.jobs import consent, log, params
 from opsdeck.jobs.engine import EmbeddedEngine, Engine
 from opsdeck.jobs.follow import Update, follow, watcher
-from opsdeck.jobs.leases import TTL
+from opsdeck.jobs.leases import BEAT, TTL
 from opsdeck.jobs.lines import Line
-from opsdeck.jobs.models import Job, State, Step
+from opsdeck.jobs.models import Job, Node, State, Step
 from opsdeck.jobs.planning import make_plan
 from opsdeck.jobs.run import number
 from opsdeck.manifest import Action, Targets
@@ -249,6 +250,34 @@ class Jobs:
         job = await self._insert(order, actor, here=False)
         await self.engine.submit(number(job))
         return job
+
+    async def ended(self, id: int, seconds: float = 120.0) -> Job:
+        """Wait for a job's end, at most `seconds`; give it as it is then."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                async for _ in self.follow(id, after=1 << 62):
+                    continue
+        return await self.get(id)
+
+    async def nodes(self) -> tuple[Node, ...]:
+        """Give the servers and workers that live."""
+        async with self._deck.db.read() as session:
+            alive = col(Node.beat) > utcnow() - timedelta(seconds=3 * BEAT)
+            return tuple((await session.exec(select(Node).where(alive).order_by(col(Node.name)))).all())
+
+    @staticmethod
+    def trouble(job: Job) -> str:
+        """Say what is wrong with a job that claims to run without a live node; "" when nothing is."""
+        if (
+            job.state != State.RUNNING
+            or job.lease_until is None
+            or job.lease_until > utcnow() - timedelta(seconds=BEAT)
+        ):
+            return ""
+        return (
+            f"The node {job.node} that ran this job is gone since {job.lease_until:%Y-%m-%d %H:%M:%S} UTC. "
+            "A server or worker takes it up or closes it; without one: `opsdeck job recover`."
+        )
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run the engine, the schedules' clock and the services until `stop` is set, then leave in order."""

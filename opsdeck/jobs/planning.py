@@ -58,6 +58,7 @@ class PlanWork:
     def __init__(self, deck: Deck, name: str, hosts: Sequence[Host], actor: Actor, book: Unlogged) -> None:
         self.actor, self.hosts = actor, tuple(hosts)
         self.db: Database = deck.db
+        self.home = deck.settings.home
         self._deck, self._book, self._origin = deck, book, f"plan:{name}"
         self._doors = Doors(deck, [host.name for host in hosts], actor, self._origin)
         self._redactor = Redactor()

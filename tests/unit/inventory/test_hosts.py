@@ -8,8 +8,9 @@ from opsdeck.actor import SYSTEM, Actor, Door, Role
 from opsdeck.errors import Conflict, Invalid, NotFound, Refused
 from opsdeck.events import Bus, HostChanged
 from opsdeck.inventory.forms import HostIn, HostPatch, checked
-from opsdeck.inventory.hosts import Inventory, ReachSeen
+from opsdeck.inventory.hosts import Inventory
 from opsdeck.inventory.models import Reach
+from opsdeck.inventory.reach import ReachSeen
 from opsdeck.secrets.sensitive import Sensitive
 
 

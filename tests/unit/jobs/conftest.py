@@ -12,7 +12,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from opsdeck.actor import Actor, Door, Role
-from opsdeck.db import migrate
+from opsdeck.db import Database, migrate
 from opsdeck.deck import Deck
 from opsdeck.hookspecs import hookimpl
 from opsdeck.inventory.models import Host, HostKey
@@ -94,6 +94,10 @@ async def stubborn(_step, _given):
             await asyncio.sleep(3600)
 
 
+async def nothing(step):
+    await step.run(["true"])
+
+
 async def whole(run, _given):
     run.log("first one, then the rest")
     names = [host.name for host in run.hosts]
@@ -101,7 +105,7 @@ async def whole(run, _given):
         await step.run(["true"])
     run.skip(names[1], "does not need it")
     async with run.lease("thing:1", "to test"):
-        failed = await run.each(lambda step: step.run(["true"]) and None, names[2:])
+        failed = await run.each(nothing, names[2:])
     return {"failed": failed}
 
 
@@ -111,7 +115,7 @@ async def console(run, _given):
     return {"ok": True}
 
 
-def plugin() -> types.SimpleNamespace:
+def plugin() -> types.ModuleType:
     """Make a plugin with one action for each thing to try."""
     actions = (
         Action("sh", "Run a line", "…", params=Line, step=sh, plan=plan),
@@ -134,7 +138,9 @@ def plugin() -> types.SimpleNamespace:
     def opsdeck_manifest() -> Manifest:
         return Manifest("test", "1", API, "test", actions=actions)
 
-    return types.SimpleNamespace(opsdeck_manifest=opsdeck_manifest)
+    module = types.ModuleType("opsdeck_test")
+    module.opsdeck_manifest = opsdeck_manifest
+    return module
 
 
 def plugins() -> Plugins:
@@ -171,8 +177,9 @@ async def home(tmp_path: Path) -> Path:
     settings = Settings(home=tmp_path / "deck")
     settings.home.mkdir(mode=0o700)
     Keyring.create(settings.key_file)
-    async with Deck.open(settings, plugins=plugins()) as deck:
-        await migrate.upgrade(deck.db, deck.plugins)
+    database = Database(settings.url)
+    await migrate.upgrade(database, plugins())
+    await database.close()
     return settings.home
 
 

@@ -1,0 +1,1 @@
+"""Hosts out of files that people have already: each format gives rows and problems, one plan comes of them."""

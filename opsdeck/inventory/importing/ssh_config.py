@@ -1,0 +1,179 @@
+"""~/.ssh/config: Host patterns, Include, HostName, Port, User, IdentityFile, ProxyJump. Source: ssh_config(5).
+
+The first value found for a host holds, as in ssh itself. `Match` blocks are told and left out.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from opsdeck.inventory.importing.rows import MAX_BYTES, MAX_ROWS, Parsed, Row, jump_name, name_from
+
+MAX_DEPTH = 16
+"""Includes within includes, as ssh allows."""
+
+_KEYWORD = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*)(?:\s*=\s*|\s+)(.*?)\s*\Z")
+_USED = frozenset({"hostname", "port", "user", "identityfile", "proxyjump"})
+
+
+@dataclass(frozen=True)
+class _Line:
+    file: str
+    number: int
+    keyword: str
+    words: tuple[str, ...]
+
+
+@dataclass
+class _Block:
+    """The settings under one `Host` line. No patterns means that it never holds (`Match`)."""
+
+    patterns: tuple[str, ...]
+    lines: list[_Line] = field(default_factory=list)
+
+    def holds(self, alias: str) -> bool:
+        if any(fnmatchcase(alias, pattern[1:]) for pattern in self.patterns if pattern.startswith("!")):
+            return False
+        return any(fnmatchcase(alias, pattern) for pattern in self.patterns if not pattern.startswith("!"))
+
+
+def parse(path: Path, text: str | None = None) -> Parsed:
+    """Read a config file with what it includes. Nothing is raised: what cannot be read is a problem."""
+    parsed = Parsed()
+    blocks = [_Block(("*",))]
+    aliases: dict[str, _Line] = {}
+    for line in _lines(path, text, parsed, 0):
+        if line.keyword == "host":
+            blocks.append(_Block(line.words))
+            for word in line.words:
+                if not any(mark in word for mark in "*?!"):
+                    aliases.setdefault(word, line)
+        elif line.keyword == "match":
+            whole = line.words == ("all",)
+            blocks.append(_Block(("*",) if whole else ()))
+            if not whole:
+                parsed.note(line.number, "Match blocks are left out", file=line.file)
+        elif line.keyword in _USED:
+            blocks[-1].lines.append(line)
+    names: dict[str, str] = {}
+    for alias, line in aliases.items():
+        name = name_from(alias)
+        if not name or name == "all":
+            parsed.wrong(line.number, f"{alias!r} cannot name a host here", file=line.file)
+        elif name in names.values():
+            parsed.note(line.number, f"{alias!r} has the same name here as another; left out", file=line.file)
+        else:
+            names[alias] = name
+    if len(names) > MAX_ROWS:
+        parsed.wrong(1, f"more than {MAX_ROWS} hosts", file=str(path))
+        return parsed
+    rows: dict[str, Row] = {}
+    for alias, name in names.items():
+        rows[name] = _row(alias, name, aliases[alias], blocks)
+    _jumps(rows, names, blocks, parsed)
+    parsed.rows = list(rows.values())
+    return parsed
+
+
+def _row(alias: str, name: str, line: _Line, blocks: list[_Block]) -> Row:
+    found = _settings(alias, blocks)
+    address = found["hostname"].words[0] if "hostname" in found else alias
+    given: dict[str, object] = {"address": address.replace("%h", alias).replace("%%", "%")}
+    for field_name in ("port", "user"):
+        if field_name in found:
+            given[field_name] = found[field_name].words[0]
+    key = found["identityfile"].words[0] if "identityfile" in found else None
+    if key is not None:
+        key = key.replace("%d", str(Path.home())).replace("%h", address).replace("%%", "%")
+        key = str(Path(key).expanduser()) if key.lower() != "none" else None
+    return Row(name, line.number, given, key, line.file)
+
+
+def _jumps(rows: dict[str, Row], names: dict[str, str], blocks: list[_Block], parsed: Parsed) -> None:
+    """Turn each ProxyJump into the name of a host; hops that are no host of the file become one."""
+    for alias, name in names.items():
+        line = _settings(alias, blocks).get("proxyjump")
+        if line is None or line.words[0].lower() == "none":
+            continue
+        behind = name
+        for hop in reversed(line.words[0].split(",")):
+            known = {other: row for other, row in names.items()}
+            raw, given = jump_name(hop, known)
+            target = names.get(raw, raw)
+            if not target or "%" in hop:
+                parsed.wrong(line.number, f"the jump host {hop!r} cannot be understood", file=line.file)
+                break
+            if target == name:
+                break
+            if target not in rows:
+                rows[target] = Row(target, line.number, given, rows[name].key_file, line.file)
+            before = rows[behind]
+            had = before.given.get("jump")
+            if had is not None and had != target:
+                parsed.note(line.number, f"{behind} has the jump host {had} already, not {target}", file=line.file)
+            else:
+                rows[behind] = Row(
+                    before.name, before.line, {**before.given, "jump": target}, before.key_file, before.file
+                )
+            behind = target
+
+
+def _settings(alias: str, blocks: list[_Block]) -> dict[str, _Line]:
+    found: dict[str, _Line] = {}
+    for block in blocks:
+        if block.holds(alias):
+            for line in block.lines:
+                found.setdefault(line.keyword, line)
+    return found
+
+
+def _lines(path: Path, text: str | None, parsed: Parsed, depth: int) -> Iterator[_Line]:
+    file = str(path)
+    if text is None:
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                parsed.wrong(1, "the file is too large", file=file)
+                return
+            text = path.read_text("utf-8", "backslashreplace")
+        except OSError as fault:
+            parsed.wrong(1, f"cannot be read: {fault.strerror}", file=file)
+            return
+    for number, raw in enumerate(text.splitlines(), 1):
+        if not raw.strip() or raw.lstrip().startswith("#"):
+            continue
+        match = _KEYWORD.match(raw)
+        if match is None:
+            parsed.wrong(number, f"{raw.strip()[:60]!r} is no setting", file=file)
+            continue
+        try:
+            words = tuple(shlex.split(match[2], comments=True))
+        except ValueError:
+            parsed.wrong(number, "a quotation mark is not closed", file=file)
+            continue
+        if not words:
+            parsed.wrong(number, f"{match[1]} has no value", file=file)
+            continue
+        keyword = match[1].lower()
+        if keyword != "include":
+            yield _Line(file, number, keyword, words)
+        elif depth >= MAX_DEPTH:
+            parsed.wrong(number, "too many files that include each other", file=file)
+        else:
+            for word in words:
+                yield from _included(path, word, number, parsed, depth)
+
+
+def _included(path: Path, word: str, number: int, parsed: Parsed, depth: int) -> Iterator[_Line]:
+    target = Path(word).expanduser()
+    base = target if target.is_absolute() else path.parent / target
+    anchor = Path(base.anchor)
+    found = sorted(anchor.glob(str(base.relative_to(anchor))))
+    if not found:
+        parsed.note(number, f"{word} includes no file", file=str(path))
+    for other in found:
+        yield from _lines(other, None, parsed, depth + 1)
