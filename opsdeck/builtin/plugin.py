@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from opsdeck import __version__
-from opsdeck.builtin import copying, facts, hostcheck, packages, reboot, running, sampling, units
+from opsdeck.builtin import copying, facts, health, hostcheck, packages, reboot, running, sampling, units
 from opsdeck.hookspecs import hookimpl
-from opsdeck.manifest import API, Manifest
+from opsdeck.manifest import API, Finding, Manifest
+
+if TYPE_CHECKING:
+    from opsdeck.deck import Deck
 
 
 @hookimpl
@@ -30,3 +36,9 @@ def opsdeck_manifest() -> Manifest:
         ),
         services=(sampling.sampling,),
     )
+
+
+@hookimpl
+async def opsdeck_health(deck: Deck) -> Sequence[Finding]:
+    """Say how the hosts were found at the last contact."""
+    return health.findings(await deck.inventory.list())

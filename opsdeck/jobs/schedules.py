@@ -184,7 +184,7 @@ class Schedules:
         """Remove a schedule and its slots; the jobs it made stay. Raises `NotFound`."""
         async with self._deck.db.write() as session:
             row = await _named(session, name)
-            await self._authorise(row, actor)
+            self._authorise(row, actor)
             await self._audit(session, actor, "schedule.removed", row, before=_summary(row))
             await session.delete(row)
         await self._deck.incidents.close(missed_key(name))
@@ -251,7 +251,7 @@ class Schedules:
     async def _set_paused(self, name: str, actor: Actor, paused: bool) -> Schedule:
         async with self._deck.db.write() as session:
             row = await _named(session, name)
-            await self._authorise(row, actor)
+            self._authorise(row, actor)
             if row.paused != paused:
                 row.paused, row.version = paused, row.version + 1
                 if not paused:
@@ -261,7 +261,7 @@ class Schedules:
             await self._deck.incidents.close(missed_key(name))
         return row
 
-    async def _authorise(self, row: Schedule, actor: Actor) -> None:
+    def _authorise(self, row: Schedule, actor: Actor) -> None:
         """Ask for the right to run the action; where the action is gone, for the right to change anything."""
         from opsdeck.manifest import Action, Risk
 
@@ -269,13 +269,13 @@ class Schedules:
             action = self._deck.plugins.action(row.plugin, row.action)
         except NotFound:
             action = Action(row.action, row.action, "", risk=Risk.CHANGE, step=_nothing)
-        await self._deck.accounts.authorise(actor, action)
+        self._deck.accounts.authorise(actor, action, row.plugin)
 
     async def _check(self, row: Schedule, raw: dict[str, Any], confirm: str | None, actor: Actor) -> dict[str, Any]:
         """Check everything that a person can get wrong; give the parameters as they are frozen into jobs."""
         timing(row.cron, row.every_seconds, row.time_zone, row.created)
         action = self._deck.plugins.action(row.plugin, row.action)
-        await self._deck.accounts.authorise(actor, action)
+        self._deck.accounts.authorise(actor, action, row.plugin)
         chosen = params.dump(params.parse(row.plugin, action, raw))
         hosts: tuple[str, ...] = ()
         if action.targets is Targets.HOSTS:

@@ -171,7 +171,7 @@ class Slots:
         ]
         statement = insert(Slot).values(values).on_conflict_do_nothing(index_elements=["schedule_id", "fire_key"])
         added = await (await session.connection()).execute(statement.returning(col(Slot.fire_key), col(Slot.id)))
-        return {key: number for key, number in added.all()}
+        return {key: number for key, number in added.all() if number is not None}
 
     async def _claim(self, slot: Slot) -> bool:
         """Take a slot that was left `due`; tell whether it is ours."""

@@ -62,8 +62,8 @@ old=
 if [ -d "$d" ]; then old=y; else
   mkdir -p "${d%/*}" || exit 1
   n=$(mktemp -d "${d%/*}/.new.XXXXXXXX") || exit 1
-  printf '%s\\n' "$2" >"$n/command" && printf '%s\\n' "$3" >"$n/run" && : >"$n/log" &&
-    mv -T "$n" "$d" || { rm -rf "$n"; exit 1; }
+  printf '%s\\n' "$2" >"$n/command" && printf '%s\\n' "$3" >"$n/run" && : >"$n/log" || { rm -rf "$n"; exit 1; }
+  mv -T "$n" "$d" 2>/dev/null || { rm -rf "$n"; [ -d "$d" ] || exit 1; old=y; }
 fi
 if [ ! -d "$d/begun" ]; then
   i=
@@ -237,6 +237,8 @@ async def follow(
                 raise NotFound(
                     f"there is no detached command {unit}.", host=endpoint.name, hint="start it, or look at its job."
                 )
+            if done.signal is not None:  # as when the host goes down
+                raise LinkLost(endpoint.name, f"the following ended with {done.signal}", may_have_run=True)
             done.check(endpoint.name)
             now = await state(run, endpoint, unit, sudo)
             contact = clock()

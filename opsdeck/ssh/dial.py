@@ -28,10 +28,11 @@ _CIPHERS = [
     "aes128-ctr",
     "aes256-ctr",
 ]
+# The hybrid costs some 0.2 ms of CPU over curve25519 alone, and keeps recorded traffic from being read later.
 KEX = [
+    "mlkem768x25519-sha256",
     "curve25519-sha256",
     "curve25519-sha256@libssh.org",
-    "mlkem768x25519-sha256",
     "ecdh-sha2-nistp256",
     "ecdh-sha2-nistp384",
     "ecdh-sha2-nistp521",
@@ -90,13 +91,17 @@ class Keyring:
             key = await asyncio.to_thread(asyncssh.import_private_key, text, passphrase)
         except asyncssh.KeyEncryptionError:
             raise Invalid(
-                f"the passphrase does not open the private key {credential.name}."
-                if passphrase
-                else f"the private key {credential.name} needs a passphrase.",
+                f"the passphrase does not open the private key {credential.name}.",
                 field="passphrase",
                 hint="set the secret again with the right passphrase.",
             ) from None
         except asyncssh.KeyImportError as error:
+            if passphrase is None and "assphrase" in str(error):
+                raise Invalid(
+                    f"the private key {credential.name} needs a passphrase.",
+                    field="passphrase",
+                    hint="set the secret again with its passphrase.",
+                ) from None
             raise Invalid(
                 f"the secret {credential.name} is not a private key ({error}).",
                 field="credential",
@@ -176,6 +181,7 @@ async def offered(
 ) -> tuple[OfferedKey, ...]:
     """Ask a server for all its host keys, one kind after another, without logging in. OSError or asyncssh.Error."""
     keys: list[OfferedKey] = []
+    dropped: Exception | None = None
     for kinds in families():
         try:
             async with asyncio.timeout(bound):
@@ -190,8 +196,14 @@ async def offered(
                 )
         except asyncssh.KeyExchangeFailed:
             continue
+        except (ConnectionResetError, asyncssh.ConnectionLost) as error:
+            # A server without a key of that kind may hang up before its reason is read.
+            dropped = error
+            continue
         if key is not None:
             keys.append(OfferedKey.of(key.export_public_key("openssh").decode()))
+    if not keys and dropped is not None:
+        raise dropped
     return tuple(keys)
 
 
@@ -221,7 +233,7 @@ async def _login(credential: Credential, keyring: Keyring) -> dict[str, object]:
     elif credential.method is Method.CERTIFICATE:
         options["client_keys"] = [(await keyring.key(credential), _certificate(credential))]
     else:
-        options["agent_path"] = _agent(credential)
+        options["client_keys"] = await _agent_keys(credential)
     return options
 
 
@@ -236,10 +248,19 @@ def _certificate(credential: Credential) -> asyncssh.SSHCertificate:
         ) from None
 
 
-def _agent(credential: Credential) -> str:
+async def _agent_keys(credential: Credential) -> list[asyncssh.SSHKeyPair]:
+    """Ask the agent for its keys; a public key as the credential's secret chooses one of them."""
     path = credential.agent_path or os.environ.get("SSH_AUTH_SOCK", "")
+    hint = "start the console with SSH_AUTH_SOCK set, add the key with ssh-add, or use a key from the secret store."
     if not path:
-        raise Invalid(
-            "no SSH agent is known.", field="credential", hint="start the console with SSH_AUTH_SOCK set, or use a key."
-        )
-    return path
+        raise Invalid("no SSH agent is known.", field="credential", hint=hint)
+    try:
+        keys = list(await asyncssh.SSHAgentClient(path).get_keys())
+    except (OSError, ValueError) as error:
+        raise Invalid(f"the SSH agent at {path} gives no keys ({error}).", field="credential", hint=hint) from None
+    if wanted := credential.secret.reveal():
+        chosen = asyncssh.import_public_key(OfferedKey.of(wanted).openssh).public_data
+        keys = [key for key in keys if key.public_data == chosen]
+    if not keys:
+        raise Invalid(f"the SSH agent at {path} does not have the key.", field="credential", hint=hint)
+    return keys

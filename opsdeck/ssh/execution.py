@@ -53,6 +53,8 @@ class Execution(asyncssh.SSHClientSession[bytes]):
         self._queue: deque[tuple[Stream, bytes]] = deque()
         self._queued = 0
         self._paused = False
+        self._flooding = False
+        self._abandoned = False
         self._kept = {Stream.STDOUT: bytearray(), Stream.STDERR: bytearray()}
         self._truncated = False
         self._wake = asyncio.Event()
@@ -72,8 +74,12 @@ class Execution(asyncssh.SSHClientSession[bytes]):
     # What asyncssh calls.
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
-        """Send the program right behind the request to run, which asyncssh writes before it lets go of the loop."""
+        """Be asked whether to go on: the request to run comes next. What stdin gets follows right behind it."""
         self._chan = chan
+        if self._abandoned:
+            chan.close()
+            return
+        self._sent_at = time.monotonic()
         asyncio.get_running_loop().call_soon(self._send)
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
@@ -118,6 +124,11 @@ class Execution(asyncssh.SSHClientSession[bytes]):
         self._wake.set()
 
     # What the owner asks.
+
+    @property
+    def line(self) -> str:
+        """Give the line for the login shell."""
+        return self._program.line
 
     @property
     def group(self) -> ProcessGroup | None:
@@ -185,7 +196,8 @@ class Execution(asyncssh.SSHClientSession[bytes]):
         return self.group
 
     def close(self) -> None:
-        """Let go of the channel; what still comes is dropped."""
+        """Let go of the channel; what still comes is dropped, and what was not sent yet never is."""
+        self._abandoned = True
         self._queue.clear()
         self._on_output = None
         if self._chan is not None:
@@ -196,7 +208,6 @@ class Execution(asyncssh.SSHClientSession[bytes]):
     def _send(self) -> None:
         if self._chan is None or self._closed:
             return
-        self._sent_at = time.monotonic()
         try:
             self._chan.write(self._program.opening)
             if not self._program.gated:
@@ -261,10 +272,26 @@ class Execution(asyncssh.SSHClientSession[bytes]):
             return
         self._queue.append((stream, data))
         self._queued += len(data)
+        if not self._flooding:
+            self._hold_back()
+        self._wake.set()
+
+    def _hold_back(self) -> None:
         if self._queued > _QUEUE_LIMIT and not self._paused and self._chan is not None:
             self._paused = True
             self._chan.pause_reading()
-        self._wake.set()
+
+    def _let_come(self) -> None:
+        """Take all that lies in the channel's own buffer, and only then decide whether to hold back again.
+
+        asyncssh opens the whole window anew with the first piece it hands over: pausing again while it still has
+        others would let its buffer grow without end.
+        """
+        if self._chan is not None:
+            self._paused, self._flooding = False, True
+            self._chan.resume_reading()
+            self._flooding = False
+            self._hold_back()
 
     async def _deliver(self) -> None:
         while self._queue:
@@ -274,9 +301,8 @@ class Execution(asyncssh.SSHClientSession[bytes]):
                 waiting = self._on_output(stream, data)
                 if waiting is not None:
                     await waiting
-            if self._paused and self._queued < _QUEUE_LIMIT // 2 and self._chan is not None:
-                self._paused = False
-                self._chan.resume_reading()
+            if self._paused and self._queued < _QUEUE_LIMIT // 2:
+                self._let_come()
 
     def _due(self, began: float, announced: bool) -> float | None:
         """Give the loop time at which to stop waiting, if any."""

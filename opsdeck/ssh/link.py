@@ -14,7 +14,6 @@ import asyncssh
 from opsdeck.ssh.endpoint import Endpoint
 from opsdeck.ssh.errors import Unreachable
 from opsdeck.ssh.execution import Execution
-from opsdeck.ssh.program import BOOTSTRAP
 
 
 class NotOpened(Exception):
@@ -131,7 +130,7 @@ class Link:
         while True:
             opening = asyncio.ensure_future(
                 self.connection.create_session(
-                    lambda: execution, BOOTSTRAP, encoding=None, errors="strict", request_pty=False
+                    lambda: execution, execution.line, encoding=None, errors="strict", request_pty=False
                 )
             )
             try:
@@ -139,10 +138,11 @@ class Link:
                     await asyncio.shield(opening)
                 return
             except asyncio.CancelledError:
-                opening.add_done_callback(lambda task: _close_late(task, execution))
+                # The opening goes on: a channel that is half open cannot be closed. Its owner closes it.
+                opening.add_done_callback(_note_end)
                 raise
             except TimeoutError:
-                opening.add_done_callback(lambda task: _close_late(task, execution))
+                opening.add_done_callback(_note_end)
                 self.fail("it no longer answers")
                 if execution.sent:
                     return  # see_through tells that the link was lost
@@ -197,6 +197,6 @@ class Link:
         )
 
 
-def _close_late(opening: asyncio.Future[Any], execution: Execution) -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        execution.close()
+def _note_end(opening: asyncio.Future[Any]) -> None:
+    if not opening.cancelled():
+        opening.exception()

@@ -146,6 +146,7 @@ class Fleet:
             *(f"namespace {name}" for name in self.network.namespaces()),
             *(f"device {name}" for name in self.network.devices()),
             *(f"table {name}" for name in self.network.tables()),
+            *(f"folder {folder}" for folder in self.network.notes()),
             *(f"control group {group}" for group in cgroups.existing(self._group)),
             *(f"process {pid}" for pid in sorted(mentioning(self.folder))),
         ]
@@ -161,6 +162,7 @@ class Fleet:
         unmount_under(self.folder)
         self.network.down()
         cgroups.remove(self._group)
+        self.network.forget_machine()
         if mounts_under(self.folder):
             raise LabFault("The fleet's disks could not be unmounted.", file=str(self.folder), hint="try again")
         if self.folder.exists():

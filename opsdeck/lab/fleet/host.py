@@ -136,7 +136,7 @@ class LabHost:
             "--register=no",
             *(() if managed else ("--keep-unit",)),
             f"--directory={self.root}",
-            f"--machine={self.network.tag}-{self.name}",
+            f"--machine={self.network.machine(self.name)}",
             f"--hostname={self.name}",
             f"--network-namespace-path=/run/netns/{self.namespace}",
             "--resolv-conf=copy-host",
@@ -151,7 +151,7 @@ class LabHost:
                 stdout=console,
                 stderr=console,
                 start_new_session=True,
-                env=environment(),
+                env=environment() | {"SYSTEMD_NSPAWN_LOCK": "0"},  # one lock file for each image would stay behind
             )
         deadline = time.monotonic() + timeout
         while self.state() not in ("running", "degraded"):
@@ -177,6 +177,7 @@ class LabHost:
                 raise LabFault("Its processes could not be ended.", host=self.name)
             time.sleep(0.02)
         cgroups.remove(self.group)
+        self.network.forget_machine(self.name)
 
     def supervisor(self) -> int | None:
         """Give the id of the systemd-nspawn process that carries it, or None when it is off."""

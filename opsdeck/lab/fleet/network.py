@@ -5,9 +5,11 @@ All names are made of the fleet's name, so what a crash left behind can be found
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import json
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -15,10 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from opsdeck.errors import Unavailable
-from opsdeck.lab.fleet.machine import LabFault, held, run
+from opsdeck.lab.fleet.machine import LabFault, held, run, unmount_under
 
 RUN_FOLDER = Path("/run/opsdeck-lab")
 
+_NSPAWN = Path("/run/systemd/nspawn")
 _POOLS = ("10.83.0.0/16", "172.27.0.0/16", "192.168.128.0/17", "198.18.0.0/15")
 _SETTINGS = {"net/ipv4/ip_forward": 1, "fs/inotify/max_user_instances": 4096}
 
@@ -48,6 +51,22 @@ class Network:
         """Give the name of a host's network namespace."""
         return f"od{self.tag}-{host}"
 
+    def machine(self, host: str) -> str:
+        """Give the name that a host has among the machines of systemd-nspawn."""
+        return f"od{self.tag}-{host}"
+
+    def notes(self, host: str = "") -> list[Path]:
+        """Give what systemd-nspawn keeps of the fleet's hosts (of one, when named) and leaves when it is killed."""
+        name = f"od{self.tag}-{host or '*'}"
+        return [*_NSPAWN.glob(f"propagate/{name}"), *_NSPAWN.glob(f"unix-export/{name}")]
+
+    def forget_machine(self, host: str = "") -> None:
+        """Remove `notes`, once nothing of the host runs."""
+        for folder in self.notes(host):
+            unmount_under(folder)
+            with contextlib.suppress(OSError):
+                shutil.rmtree(folder)
+
     def device(self, index: int) -> str:
         """Give the name of the machine's end of a host's link."""
         return f"od{self.tag}{index:03d}"
@@ -61,6 +80,8 @@ class Network:
 
     def up(self) -> ipaddress.IPv4Network:
         """Make the bridge and its way out, if they are not there, and give the subnet.
+
+        Nobody but this machine gets in: other fleets and other machines could otherwise be routed here.
 
         Raises Unavailable when every subnet tried is in use.
         """
@@ -77,6 +98,10 @@ class Network:
                 chain out {{
                     type nat hook postrouting priority 100;
                     ip saddr {subnet} oifname != "{self.bridge}" masquerade;
+                }}
+                chain through {{
+                    type filter hook forward priority 0;
+                    iifname != "{self.bridge}" oifname "{self.bridge}" ct state new drop;
                 }}
             }}"""
             run(["nft", "-f", "-"], stdin=rules)

@@ -227,7 +227,7 @@ async def test_told_to_stop_in_the_middle_puts_back(tmp_path):
         assert process.stdin
         process.stdin.write(body)
         process.stdin.close()
-        while not flag.exists():
+        while not flag.exists():  # noqa: ASYNC110 - the other side is a process
             await asyncio.sleep(0.01)
         assert path.read_text() == "new"
         os.killpg(process.pid, signal.SIGTERM)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import pwd
@@ -9,8 +10,9 @@ import secrets
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -108,16 +110,15 @@ PermitRootLogin yes
 
 
 @pytest.fixture(scope="session")
-def sshd_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Sshd]]:
+def sshd_at() -> Iterator[Callable[..., Sshd]]:
     """Start an sshd with extra config lines; all are stopped at the end."""
     if SSHD is None:
         pytest.skip("no OpenSSH server is installed (package openssh-server)")
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-    base = tmp_path_factory.mktemp("sshd")
-    # The accounts made here must be able to reach the keys.
-    for folder in (base, base.parent, base.parent.parent):
-        folder.chmod(0o755)
+    # Not below pytest's own folder: the accounts made here must be able to reach the keys.
+    base = Path(tempfile.mkdtemp(prefix="opsdeck-sshd-"))
+    base.chmod(0o755)
     running: list[Sshd] = []
 
     def start(extra: str = "") -> Sshd:
@@ -129,6 +130,7 @@ def sshd_at(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., 
     yield start
     for server in running:
         server.stop()
+    shutil.rmtree(base)
 
 
 @pytest.fixture(scope="session")
@@ -187,3 +189,15 @@ async def hosts(tmp_path: Path) -> AsyncIterator[PlayHosts]:
     """Three play hosts in this process: web1, web2, web3."""
     async with PlayHosts(tmp_path / "hosts") as hosts:
         yield hosts
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
+    """Wait until something holds; fail after ten seconds."""
+
+    async def wait(holds: Callable[[], object]) -> None:
+        async with asyncio.timeout(10):
+            while not holds():  # noqa: ASYNC110 - what is waited for happens outside of this process
+                await asyncio.sleep(0.02)
+
+    return wait

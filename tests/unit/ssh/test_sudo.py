@@ -106,7 +106,7 @@ async def test_root_runs_as_another_user_without_sudo(pool, asked, tmp_path):
         assert (await pool.run(endpoint, Command(("id", "-u"), sudo=True))).stdout == b"0\n"
 
 
-async def test_roots_processes_are_ended_by_cancelling(pool, sshd, asked):
+async def test_roots_processes_are_ended_by_cancelling(pool, sshd, asked, until):
     endpoint = sshd.endpoint(user=asked.name, sudo=Sudo.PASSWORD, sudo_password=asked.password)
     groups: list[ProcessGroup] = []
 
@@ -115,8 +115,7 @@ async def test_roots_processes_are_ended_by_cancelling(pool, sshd, asked):
 
     text = 'trap "" TERM; sleep 300 & sleep 300 | sleep 300'
     task = asyncio.ensure_future(pool.run(endpoint, Script(text=text, sudo=True), on_started=noted))
-    while not groups:
-        await asyncio.sleep(0.02)
+    await until(lambda: groups)
     await asyncio.sleep(0.2)
     assert _members(groups[0].pgid)
     task.cancel()

@@ -75,9 +75,9 @@ class Greeter:
 class Accounts:
     """Lets admins do all and others only look."""
 
-    async def authorise(self, actor: Actor, action: Action) -> None:
+    def authorise(self, actor: Actor, action: Action, plugin: str) -> None:
         if actor.role is not Role.ADMIN and action.risk is not Risk.READ:
-            raise Refused(f"{actor.name} may not {action.name}.")
+            raise Refused(f"{actor.name} may not {plugin}.{action.name}.")
 
 
 @dataclass
@@ -104,7 +104,7 @@ class Jobs:
     async def submit(self, submission: Any, actor: Actor) -> Job:
         self.before(submission)
         action = self._deck.plugins.action(submission.plugin, submission.action)
-        await self._deck.accounts.authorise(actor, action)
+        self._deck.accounts.authorise(actor, action, submission.plugin)
         hosts = await self._deck.inventory.select(submission.selector)
         row = Job(
             plugin=submission.plugin,
@@ -180,10 +180,14 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'deck.db'}")
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def db(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    sqlite = request.param == "sqlite"
+    database = Database(
+        f"sqlite+aiosqlite:///{tmp_path / 'deck.db'}" if sqlite else request.getfixturevalue("postgres_url")
+    )
     async with database.engine.begin() as connection:
+        await connection.run_sync(SQLModel.metadata.drop_all)
         await connection.run_sync(SQLModel.metadata.create_all)
     async with database.write() as session:
         session.add(Host(name="web1", address="192.0.2.1", user="root"))

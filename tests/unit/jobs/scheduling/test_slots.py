@@ -343,7 +343,7 @@ async def test_a_schedule_has_the_rights_its_maker_still_has(bench: Any) -> None
     async with bench.deck.db.write() as session:
         session.add(User(name="bob", role="viewer"))
     await look(bench, minutes=15)
-    assert await bench.found() == [("12:15", "missed", "bob may not wipe.")]
+    assert await bench.found() == [("12:15", "missed", "bob may not greeter.wipe.")]
     assert await bench.jobs() == []
 
 

@@ -1,0 +1,205 @@
+"""The actions: list, the form made of an action's parameters, the plan, the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from litestar import Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+from litestar.plugins.htmx import ClientRedirect, HTMXRequest
+from litestar.response import Redirect
+
+from opsdeck.accounts import permissions
+from opsdeck.deck import Deck
+from opsdeck.errors import Invalid, NotFound, OpsDeckError, Refused
+from opsdeck.jobs import consent, params
+from opsdeck.jobs.jobs import Submission
+from opsdeck.jobs.params import FieldKind, FormField, InvalidParams
+from opsdeck.manifest import Action, Risk, Targets
+from opsdeck.plan import Plan
+from opsdeck_web.language import _
+from opsdeck_web.pages.login import asks_code, prove
+from opsdeck_web.shell import page
+from opsdeck_web.visitor import Visitor
+
+OWN = frozenset({"_csrf_token", "selector", "confirm", "proof", "code", "step"})
+
+
+@get("/actions")
+async def show(request: HTMXRequest, deck: NamedDependency[Deck], visitor: NamedDependency[Visitor]) -> Response[Any]:
+    """List what can be done, plugin by plugin."""
+    groups = [
+        (manifest.name, [action for action in manifest.actions if not action.hidden])
+        for manifest in deck.plugins.ordered()
+        if any(not action.hidden for action in manifest.actions)
+    ]
+    return page(request, "pages/actions.html", groups=groups, may={risk: may(visitor, risk) for risk in Risk})
+
+
+def may(visitor: Visitor, risk: Risk) -> bool:
+    """Tell whether a person's role is enough for a risk."""
+    return visitor.role.rank >= permissions.NEEDED[risk].rank
+
+
+@get("/actions/{plugin:str}/{name:str}")
+async def form(
+    request: HTMXRequest,
+    deck: NamedDependency[Deck],
+    visitor: NamedDependency[Visitor],
+    plugin: FromPath[str],
+    name: FromPath[str],
+) -> Response[Any]:
+    """Show an action's form; `?on=` names hosts, other parameters fill fields."""
+    action = deck.plugins.action(plugin, name)
+    given = {key: text for key, text in request.query_params.items() if key != "on"}
+    return await _form(request, deck, visitor, plugin, action, request.query_params.get("on", ""), given)
+
+
+async def _form(
+    request: HTMXRequest,
+    deck: Deck,
+    visitor: Visitor,
+    plugin: str,
+    action: Action,
+    selector: str,
+    given: Mapping[str, Any],
+    fault: OpsDeckError | None = None,
+) -> Response[Any]:
+    known = params.fields(action.params)
+    return page(
+        request,
+        "pages/action.html",
+        status=fault.status if fault else 200,
+        plugin=plugin,
+        action=action,
+        fields=known,
+        own=own_fields(action, known),
+        touched=set(given) | set(faults_of(fault)),
+        values={field.name: shown(field, given.get(field.name)) for field in known},
+        faults=faults_of(fault),
+        fault=fault,
+        selector=selector,
+        on_hosts=action.targets is Targets.HOSTS,
+        hosts=[host.name for host in await deck.inventory.list()],
+        secret_names=await deck.secrets.names() if any(field.kind is FieldKind.SECRET for field in known) else (),
+        allowed=may(visitor, action.risk),
+    )
+
+
+def own_fields(action: Action, known: Sequence[FormField]) -> set[str]:
+    """Give the parameters that come first: those the action declares itself, and whatever is required.
+
+    What it shares with others (as root, time limit) follows under "more options".
+    """
+    own = set(action.params.__dict__.get("__annotations__", {}))
+    return {field.name for field in known if field.name in own or field.required} or {field.name for field in known}
+
+
+def shown(field: FormField, given: Any) -> Any:
+    """Give what a field shows: what was given, else its default; a list as lines."""
+    value = field.default if given is None else given
+    if field.kind is FieldKind.BOOLEAN:
+        return value if isinstance(value, bool) else str(value).lower() in {"true", "on", "1", "yes"}
+    if isinstance(value, list | tuple):
+        return "\n".join(str(item) for item in value)
+    return "" if value is None else str(value)
+
+
+def faults_of(fault: OpsDeckError | None) -> dict[str, str]:
+    """Give the faults by field."""
+    if isinstance(fault, InvalidParams):
+        return {error.field.split(".")[0]: error.message for error in fault.errors}
+    return {fault.field: fault.message} if fault is not None and fault.field else {}
+
+
+def raw_of(action: Action, form: Any) -> dict[str, Any]:
+    """Give the raw parameters of a sent form: an unchecked box is false, an empty optional field is not given."""
+    texts: dict[str, Any] = {}
+    for field in params.fields(action.params):
+        if field.kind is FieldKind.BOOLEAN:
+            texts[field.name] = "true" if form.get(field.name) == "true" else "false"
+        elif field.name in form:
+            text = str(form[field.name])
+            if text != "" or field.required:
+                texts[field.name] = text
+    return params.from_text(action.params, texts)
+
+
+@post("/actions/{plugin:str}/{name:str}")
+async def run(
+    request: HTMXRequest,
+    deck: NamedDependency[Deck],
+    visitor: NamedDependency[Visitor],
+    plugin: FromPath[str],
+    name: FromPath[str],
+) -> Response[Any]:
+    """Show what the action would do and ask for consent, or (`step=run`) do it as a job."""
+    action = deck.plugins.action(plugin, name)
+    sent = await request.form()
+    selector = str(sent.get("selector") or "").strip()
+    given = {key: sent[key] for key in sent if key not in OWN}
+    try:
+        if sent.get("step") == "run":
+            return await _run(request, deck, visitor, plugin, action, selector, sent)
+        return await _look(request, deck, visitor, plugin, action, selector, sent)
+    except (Invalid, NotFound, Refused) as fault:
+        if request.htmx:
+            return page(request, "pages/action_plan.html", "fault", status=fault.status, fault=fault,
+                        faults=faults_of(fault))  # fmt: skip
+        return await _form(request, deck, visitor, plugin, action, selector, given, fault)
+
+
+async def _look(
+    request: HTMXRequest, deck: Deck, visitor: Visitor, plugin: str, action: Action, selector: str, sent: Any
+) -> Response[Any]:
+    """Check everything that can be checked without doing it; a read that nothing must be asked for runs at once."""
+    raw = raw_of(action, sent)
+    params.parse(plugin, action, raw)
+    hosts: tuple[str, ...] = ()
+    if action.targets is Targets.HOSTS:
+        if not selector:
+            raise Invalid(_("no hosts were given."), field="selector", hint=_("name them, such as all"))
+        hosts = tuple(host.name for host in await deck.inventory.select(selector))
+    plan: Plan | None = None
+    if action.plan is not None:
+        plan = await deck.jobs.plan(Submission(plugin, action.name, raw, selector), visitor.actor)
+    return page(
+        request,
+        "pages/action_plan.html",
+        "plan",
+        plugin=plugin,
+        action=action,
+        plan=plan,
+        hosts=hosts,
+        selector=selector,
+        raw={key: shown_raw(value) for key, value in raw.items()},
+        given=[
+            (field.title, shown_raw(raw[field.name]))
+            for field in params.fields(action.params)
+            if field.name in raw and raw[field.name] not in ("", "false", []) and field.kind is not FieldKind.MULTILINE
+        ],
+        word=consent.expected(action, hosts) or "",
+        prove=action.risk is Risk.DESTROY and not visitor.stepped_up,
+        ask_code=asks_code(visitor),
+    )
+
+
+def shown_raw(value: Any) -> str:
+    """Give a raw value as the hidden field carries it."""
+    return "\n".join(str(item) for item in value) if isinstance(value, list) else str(value)
+
+
+async def _run(
+    request: HTMXRequest, deck: Deck, visitor: Visitor, plugin: str, action: Action, selector: str, sent: Any
+) -> Response[Any]:
+    if action.risk is Risk.DESTROY and not visitor.stepped_up:
+        visitor = await prove(deck, visitor, sent)
+    submission = Submission(plugin, action.name, raw_of(action, sent), selector, str(sent.get("confirm") or "") or None)
+    job = await deck.jobs.submit(submission, visitor.actor)
+    target = f"/jobs/{job.id}"
+    return ClientRedirect(redirect_to=target) if request.htmx else Redirect(target, status_code=303)
+
+
+routes = [show, form, run]
