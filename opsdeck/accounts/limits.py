@@ -128,7 +128,7 @@ class Limits:
     async def prune(self) -> None:
         """Forget what is older than a day."""
         async with self._db.write() as session:
-            await session.execute(delete(Attempt).where(col(Attempt.first) < utcnow() - WINDOW))
+            await session.exec(delete(Attempt).where(col(Attempt.first) < utcnow() - WINDOW))
 
 
 def _refuse_blocked(rows: Iterable[Attempt], now: datetime) -> None:

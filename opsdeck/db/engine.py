@@ -95,7 +95,7 @@ class Database:
 
 def place(url: str) -> str:
     """Give the part of a database's URL that may be shown."""
-    return url.rsplit("@", 1)[-1].split("?")[0].removeprefix("sqlite+aiosqlite:///")
+    return url.rsplit("@", 1)[-1].partition("?")[0].removeprefix("sqlite+aiosqlite:///")
 
 
 @contextlib.asynccontextmanager

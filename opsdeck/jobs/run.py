@@ -83,6 +83,7 @@ class JobWork:
         self._hidden: list[Sensitive] = []
         self._redactors: dict[str, Redactor] = {}
         self._secrets: dict[str, Sensitive] = {}
+        self._revealing = asyncio.Lock()
         self._clock = job.timeout
         began = (utcnow() - job.started).total_seconds() if job.started else 0.0
         self._end = time.monotonic() + job.timeout - began if job.timeout is not None else None
@@ -186,10 +187,11 @@ class JobWork:
 
     async def secret(self, name: str) -> Sensitive:
         """Open a secret: audited once per job, and masked in this job's log from now on. Raises `NotFound`."""
-        if name not in self._secrets:
-            value = await self._deck.secrets.reveal(name, actor=self.actor, purpose=f"job:{self.id}")
-            self._secrets[name] = value
-            self.hide(value)
+        async with self._revealing:
+            if name not in self._secrets:
+                value = await self._deck.secrets.reveal(name, actor=self.actor, purpose=f"job:{self.id}")
+                self._secrets[name] = value
+                self.hide(value)
         return self._secrets[name]
 
     def hide(self, value: Sensitive) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, func
+from sqlalchemy import func
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.sql.expression import SelectOfScalar
@@ -127,13 +126,21 @@ class Incidents:
         limit: int = 100,
     ) -> tuple[Incident, ...]:
         """Give incidents, open and closed, the newest first; `before` is the id to go on from."""
-        wanted: Sequence[tuple[ColumnElement[bool], object]] = [
-            (col(Incident.key) == key, key),
-            (col(Incident.host) == host, host),
-            (col(Incident.plugin) == plugin, plugin),
-            (col(Incident.id) < before, before),
-        ]
-        query = select(Incident).where(*(clause for clause, value in wanted if value is not None))
+        query = select(Incident)
+<<<<<<< HEAD
+        if key is not None:
+            query = query.where(Incident.key == key)
+        if host is not None:
+            query = query.where(Incident.host == host)
+        if plugin is not None:
+            query = query.where(Incident.plugin == plugin)
+=======
+        for column, value in ((Incident.key, key), (Incident.host, host), (Incident.plugin, plugin)):
+            if value is not None:
+                query = query.where(col(column) == value)
+>>>>>>> web
+        if before is not None:
+            query = query.where(col(Incident.id) < before)
         async with self._db.read() as session:
             rows = await session.exec(query.order_by(col(Incident.id).desc()).limit(max(1, min(limit, 1000))))
             return tuple(rows.all())

@@ -6,15 +6,14 @@ from dataclasses import asdict
 from typing import Any
 
 from litestar import Request, Router, get, post
+from litestar.di import NamedDependency, Provide
 from litestar.exceptions import NotAuthorizedException
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.params import FromPath, FromQuery, JSONBody, NamedDependency
-from litestar.di import Provide
+from litestar.params import FromPath, FromQuery, JSONBody
 from pydantic import BaseModel, ConfigDict, Field
 
 from opsdeck.actor import Actor
 from opsdeck.deck import Deck
-from opsdeck.jobs import params
 from opsdeck.jobs.jobs import Submission
 from opsdeck.jobs.models import Job, Step
 from opsdeck_web.identity import source_of

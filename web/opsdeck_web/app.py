@@ -7,7 +7,7 @@ from typing import Any
 
 from litestar import Litestar, Router, get
 from litestar.config.csrf import CSRFConfig
-from litestar.datastructures import State
+from litestar.datastructures import CacheControlHeader, State
 from litestar.di import Provide
 from litestar.exceptions import LitestarException, NotFoundException
 from litestar.openapi.config import OpenAPIConfig
@@ -19,6 +19,7 @@ from litestar.template import TemplateConfig
 from opsdeck import __version__
 from opsdeck.deck import Deck
 from opsdeck.manifest import Manifest
+from opsdeck.plugins import Fault
 from opsdeck_web import api, faults, live
 from opsdeck_web.identity import Identify, signed_in
 from opsdeck_web.pages import (
@@ -64,7 +65,6 @@ async def nowhere(rest: FromPath[str]) -> None:
 
 def make_app(deck: Deck) -> Litestar:
     """Put the console together over an open deck."""
-    deck.plugins.call("opsdeck_manifest")
     frame = Frame(deck.plugins)
     secret = deck.keyring.derive("csrf").hex()
     secure = deck.settings.public_url.startswith("https://")
@@ -77,7 +77,7 @@ def make_app(deck: Deck) -> Litestar:
     handlers: list[Any] = [
         create_static_files_router(
             f"/static/{frame.version}", directories=[STATIC], include_in_schema=False,
-            cache_control=None, response_headers={"Cache-Control": "public, max-age=31536000, immutable"}, name="static",
+            cache_control=CacheControlHeader(public=True, max_age=31536000, immutable=True), name="static",
         ),
         Router("/", route_handlers=[*login.routes, *preferences.routes, nowhere], include_in_schema=False),
         inside,
@@ -122,7 +122,7 @@ def mount(app: Litestar, deck: Deck, manifest: Manifest) -> None:
         try:
             app.register(route)
         except (LitestarException, TypeError, ValueError, AttributeError) as fault:
-            deck.plugins.report(manifest.name, "routes", f"{type(fault).__name__}: {fault}")
+            deck.plugins.faults.append(Fault(manifest.name, "routes", f"{type(fault).__name__}: {fault}"))
 
 
 def _routes_of(manifest: Manifest) -> Sequence[Router]:

@@ -176,4 +176,4 @@ async def end(deck: Deck, key: str) -> None:
 
 def session_cookie(key: str, *, secure: bool, seconds: int) -> Cookie:
     """Give the cookie of a session; `seconds` 0 takes it away."""
-    return Cookie(COOKIE, key, path="/", max_age=seconds, httponly=True, secure=secure, samesite="lax")
+    return Cookie(key=COOKIE, value=key, path="/", max_age=seconds, httponly=True, secure=secure, samesite="lax")

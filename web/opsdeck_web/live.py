@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from litestar import get
-from litestar.params import NamedDependency
+from litestar.di import NamedDependency
 from litestar.response import ServerSentEvent, ServerSentEventMessage
 
 from opsdeck.deck import Deck

@@ -61,7 +61,7 @@ async def test_every_command_is_in_the_audit_trail_with_words_key_and_end(deck, 
     assert made["params"] == {"command": "exit 3", "sudo": False}
     ((_, over),) = await audited(deck, "job.finished")
     assert (over["state"], over["hosts"]) == ("failed", {"failed": 1})
-    assert (await deck.audit.verify()).good
+    assert (await deck.audit.verify()).bad is None
 
 
 async def test_a_queued_job_is_taken_by_the_engine_and_can_be_followed(deck, boss):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from dataclasses import replace
 
 import pytest
@@ -96,8 +95,8 @@ async def test_the_server_ended_under_a_command(sshd_at, plain):
     with pytest.raises(LinkLost, match="may have run"):
         await pool.run(server.endpoint(user=plain.name), Command(("sleep", "30")), on_started=noted)
     assert await pool.kill(server.endpoint(user=plain.name), groups[0])
-    with pytest.raises(ProcessLookupError):
-        os.killpg(groups[0].pgid, 0)
+    listed = await asyncio.create_subprocess_exec("pgrep", "-g", str(groups[0].pgid), "-r", "R,S,D,T", stdout=-1)
+    assert (await listed.communicate())[0] == b""
     await pool.close()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import segno
 from litestar import Response, get, post
-from litestar.params import NamedDependency
+from litestar.di import NamedDependency
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from litestar import Response, get, post
-from litestar.params import FromPath, NamedDependency
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.plugins.htmx import ClientRedirect, HTMXRequest
 from litestar.response import Redirect
 
@@ -74,6 +75,8 @@ async def _form(
         plugin=plugin,
         action=action,
         fields=known,
+        own=own_fields(action, known),
+        touched=set(given) | set(faults_of(fault)),
         values={field.name: shown(field, given.get(field.name)) for field in known},
         faults=faults_of(fault),
         fault=fault,
@@ -83,6 +86,15 @@ async def _form(
         secret_names=await deck.secrets.names() if any(field.kind is FieldKind.SECRET for field in known) else (),
         allowed=may(visitor, action.risk),
     )
+
+
+def own_fields(action: Action, known: Sequence[FormField]) -> set[str]:
+    """Give the parameters that come first: those the action declares itself, and whatever is required.
+
+    What it shares with others (as root, time limit) follows under "more options".
+    """
+    own = set(action.params.__dict__.get("__annotations__", {}))
+    return {field.name for field in known if field.name in own or field.required} or {field.name for field in known}
 
 
 def shown(field: FormField, given: Any) -> Any:
@@ -107,7 +119,7 @@ def raw_of(action: Action, form: Any) -> dict[str, Any]:
     texts: dict[str, Any] = {}
     for field in params.fields(action.params):
         if field.kind is FieldKind.BOOLEAN:
-            texts[field.name] = "true" if form.get(field.name) else "false"
+            texts[field.name] = "true" if form.get(field.name) == "true" else "false"
         elif field.name in form:
             text = str(form[field.name])
             if text != "" or field.required:
@@ -163,6 +175,11 @@ async def _look(
         hosts=hosts,
         selector=selector,
         raw={key: shown_raw(value) for key, value in raw.items()},
+        given=[
+            (field.title, shown_raw(raw[field.name]))
+            for field in params.fields(action.params)
+            if field.name in raw and raw[field.name] not in ("", "false", []) and field.kind is not FieldKind.MULTILINE
+        ],
         word=consent.expected(action, hosts) or "",
         prove=action.risk is Risk.DESTROY and not visitor.stepped_up,
         ask_code=asks_code(visitor),

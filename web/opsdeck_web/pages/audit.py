@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from litestar import Response, get, post
-from litestar.params import NamedDependency
+from litestar.di import NamedDependency
 from litestar.plugins.htmx import HTMXRequest
 
 from opsdeck.audit.entry import Entry

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from litestar import Response, get
-from litestar.params import NamedDependency
+from litestar.di import NamedDependency
 from litestar.plugins.htmx import HTMXRequest
 from sqlmodel import select
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
 from litestar import Response, get, post
-from litestar.params import FromPath, NamedDependency
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
 from sqlmodel import col, select
@@ -164,7 +166,9 @@ async def add(request: HTMXRequest, deck: NamedDependency[Deck], visitor: NamedD
         )
     except Invalid as fault:
         return await form(request, deck, given, fault)
-    return Redirect(f"/hosts/{host.name}?contact=1#keys", status_code=303)
+    with contextlib.suppress(OpsDeckError):  # the host is added; its page shows why it could not be asked
+        await deck.host_keys.contact(host.name, visitor.actor)
+    return Redirect(f"/hosts/{host.name}#keys", status_code=303)
 
 
 @get("/hosts/{name:str}/edit")

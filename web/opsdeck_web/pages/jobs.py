@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from litestar import Response, get, post
-from litestar.params import FromPath, NamedDependency
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect, ServerSentEvent, ServerSentEventMessage, Stream
 from sqlmodel import col, select

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from litestar import Response, get, post
+from litestar.di import NamedDependency
 from litestar.exceptions import NotAuthorizedException
-from litestar.params import FromPath, NamedDependency
+from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
 
@@ -57,7 +58,7 @@ async def use_link(request: HTMXRequest, deck: NamedDependency[Deck]) -> Respons
     """Use up a login link and start a session."""
     form = await request.form()
     try:
-        user = await deck.accounts.redeem_login_link(str(form.get("link") or ""), identity.source_of(request.scope))
+        user = await deck.accounts.use_login_link(str(form.get("link") or ""), identity.source_of(request.scope))
     except OpsDeckError as fault:
         return page(request, "login_link.html", status=fault.status, link="", fault=fault)
     return await _enter(request, deck, user, "/")

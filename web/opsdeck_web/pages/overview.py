@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from litestar import Response, get
-from litestar.params import NamedDependency
+from litestar.di import NamedDependency
 from litestar.plugins.htmx import HTMXRequest
 
 from opsdeck.clock import utcnow

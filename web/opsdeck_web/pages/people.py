@@ -6,7 +6,8 @@ import secrets as random
 from typing import Any
 
 from litestar import Response, get, post
-from litestar.params import FromPath, NamedDependency
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from litestar import post
 from litestar.datastructures import Cookie
-from litestar.params import NamedDependency
+from litestar.di import NamedDependency
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
 
@@ -43,7 +43,7 @@ async def change(request: HTMXRequest, deck: NamedDependency[Deck]) -> Redirect:
     names: dict[str, str] = {"time_zone": "zone"}
     secure = bool(request.app.state.secure)
     cookies: list[Any] = [
-        Cookie(names.get(name, name), value, path="/", max_age=YEAR, samesite="lax", secure=secure)
+        Cookie(key=names.get(name, name), value=value, path="/", max_age=YEAR, samesite="lax", secure=secure)
         for name, value in chosen.items()
     ]
     return Redirect(local_path(form.get("next")), status_code=303, cookies=cookies)

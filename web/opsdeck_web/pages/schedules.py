@@ -6,7 +6,8 @@ import asyncio
 from typing import Any
 
 from litestar import Response, get, post
-from litestar.params import FromPath, NamedDependency
+from litestar.di import NamedDependency
+from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
 from pydantic import ValidationError
@@ -19,7 +20,7 @@ from opsdeck.jobs.schedules import Misfire, NextRun, Overlap, ScheduleIn
 from opsdeck.manifest import Targets
 from opsdeck_web import formatting
 from opsdeck_web.language import _
-from opsdeck_web.pages.actions import faults_of, may, raw_of, shown
+from opsdeck_web.pages.actions import faults_of, may, own_fields, raw_of, shown
 from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
 
@@ -85,6 +86,8 @@ async def form(
         plugin=plugin,
         action=action,
         fields=known,
+        own=own_fields(action, known),
+        touched=set(given) | set(faults_of(fault)),
         values={field.name: shown(field, given.get(field.name)) for field in known},
         given={"name": "", "selector": "", "rule": "cron", "cron": "", "every": "", "time_zone": "UTC", "misfire": "once",
                "overlap": "skip"} | given,

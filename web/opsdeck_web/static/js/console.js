@@ -140,7 +140,7 @@ field?.addEventListener("keydown", (event) => {
   }
 });
 $("[data-palette]")?.addEventListener("click", openPalette);
-$("[data-keys]")?.addEventListener("click", () => $("#keys").showModal());
+$("[data-keys]")?.addEventListener("click", () => $("#key-list").showModal());
 for (const dialog of document.querySelectorAll("dialog")) {
   dialog.addEventListener("click", (event) => {
     if (event.target === dialog) dialog.close();
@@ -177,7 +177,7 @@ document.addEventListener("keydown", (event) => {
   }
   const inRow = Boolean(document.activeElement?.closest("[data-row]"));
   if (event.key === "g") going = Date.now();
-  else if (event.key === "?") $("#keys")?.showModal();
+  else if (event.key === "?") $("#key-list")?.showModal();
   else if (event.key === "/" && $("[data-filter]")) {
     event.preventDefault();
     $("[data-filter]").focus();
