@@ -127,18 +127,9 @@ class Incidents:
     ) -> tuple[Incident, ...]:
         """Give incidents, open and closed, the newest first; `before` is the id to go on from."""
         query = select(Incident)
-<<<<<<< HEAD
-        if key is not None:
-            query = query.where(Incident.key == key)
-        if host is not None:
-            query = query.where(Incident.host == host)
-        if plugin is not None:
-            query = query.where(Incident.plugin == plugin)
-=======
         for column, value in ((Incident.key, key), (Incident.host, host), (Incident.plugin, plugin)):
             if value is not None:
                 query = query.where(col(column) == value)
->>>>>>> web
         if before is not None:
             query = query.where(col(Incident.id) < before)
         async with self._db.read() as session:
