@@ -40,6 +40,11 @@ Tap = Callable[[Written], None]
 class Engine(Protocol):
     """What moves jobs. It carries their numbers only; the rows are the truth."""
 
+    @property
+    def left_behind(self) -> bool:
+        """Tell whether an action here did not stop when told."""
+        ...
+
     async def submit(self, job_id: int) -> None:
         """Know that a job is queued."""
         ...
@@ -75,6 +80,11 @@ class EmbeddedEngine:
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._beat: asyncio.Task[None] | None = None
+
+    @property
+    def left_behind(self) -> bool:
+        """Tell whether an action here did not stop when told."""
+        return bool(self.runner.left_behind)
 
     async def submit(self, job_id: int) -> None:
         """Wake the loop of this process; other nodes look every second."""
