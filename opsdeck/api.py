@@ -34,14 +34,14 @@ from opsdeck.remote.artefacts import Artefact, Program
 from opsdeck.remote.deploy import Rollout
 from opsdeck.remote.depot import Depot
 from opsdeck.remote.directories import Directory
-from opsdeck.remote.errors import CheckRefused, HostFull, NoSystemd, NotDone, ProbeFailed
+from opsdeck.remote.errors import CheckRefused, NoSystemd, NotDone, ProbeFailed
 from opsdeck.remote.files import File
 from opsdeck.remote.firewall import AddressSet, Chain, Firewall, Hook
 from opsdeck.remote.units import Unit
 from opsdeck.remote.users import User
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Command, Completed, Script
-from opsdeck.ssh.errors import CommandFailed, CommandTimeout, LinkLost, Unreachable
+from opsdeck.ssh.errors import CommandFailed, CommandTimeout, DiskFull, LinkLost, Unreachable
 
 __all__ = [
     "API",
@@ -59,6 +59,7 @@ __all__ = [
     "Conflict",
     "Depot",
     "Directory",
+    "DiskFull",
     "Door",
     "Event",
     "File",
@@ -67,7 +68,6 @@ __all__ = [
     "Hook",
     "HostAccess",
     "HostCard",
-    "HostFull",
     "HostName",
     "Invalid",
     "JobRun",
