@@ -89,9 +89,9 @@ async def hang(_step, _given):
 
 
 async def stubborn(_step, _given):
-    while True:
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.sleep(3600)
+    with contextlib.suppress(asyncio.CancelledError):
+        await asyncio.sleep(3600)
+    await asyncio.sleep(3600)
 
 
 async def nothing(step):
