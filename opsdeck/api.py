@@ -29,35 +29,68 @@ from opsdeck.manifest import (
     Targets,
 )
 from opsdeck.plan import Change, Plan, Verb
+from opsdeck.remote import artefacts, boots, directories, files, firewall, packages, units, users
+from opsdeck.remote.artefacts import Artefact, Program
+from opsdeck.remote.deploy import Rollout
+from opsdeck.remote.depot import Depot
+from opsdeck.remote.directories import Directory
+from opsdeck.remote.errors import CheckRefused, NoSystemd, NotDone, ProbeFailed
+from opsdeck.remote.files import File
+from opsdeck.remote.firewall import AddressSet, Chain, Firewall, Hook
+from opsdeck.remote.units import Unit
+from opsdeck.remote.users import User
 from opsdeck.secrets.sensitive import Sensitive
+from opsdeck.ssh.command import Command, Completed, Script
+from opsdeck.ssh.errors import CommandFailed, CommandTimeout, DiskFull, LinkLost, Unreachable
 
 __all__ = [
     "API",
     "Action",
     "Actor",
+    "AddressSet",
+    "Artefact",
+    "Chain",
     "Change",
+    "CheckRefused",
+    "Command",
+    "CommandFailed",
+    "CommandTimeout",
+    "Completed",
     "Conflict",
+    "Depot",
+    "Directory",
+    "DiskFull",
     "Door",
     "Event",
+    "File",
     "Finding",
+    "Firewall",
+    "Hook",
     "HostAccess",
     "HostCard",
     "HostName",
     "Invalid",
     "JobRun",
+    "LinkLost",
     "Manifest",
     "Multiline",
     "NavItem",
     "NoParams",
+    "NoSystemd",
+    "NotDone",
     "NotFound",
     "OpsDeckError",
     "Plan",
     "PlanRun",
+    "ProbeFailed",
+    "Program",
     "Receipt",
     "Recover",
     "Refused",
     "Risk",
     "Role",
+    "Rollout",
+    "Script",
     "SecretKind",
     "SecretName",
     "Sensitive",
@@ -67,8 +100,19 @@ __all__ = [
     "Table",
     "Targets",
     "Unavailable",
+    "Unit",
+    "Unreachable",
+    "User",
     "Verb",
+    "artefacts",
+    "boots",
+    "directories",
+    "files",
+    "firewall",
     "hookimpl",
+    "packages",
     "stamp",
+    "units",
+    "users",
     "utcnow",
 ]

@@ -6,6 +6,7 @@ that needs no SSH does not load it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from opsdeck.jobs.jobs import Jobs
     from opsdeck.jobs.leases import Leases
     from opsdeck.jobs.schedules import Schedules
+    from opsdeck.jobs.services import Services
     from opsdeck.notify.incidents import Incidents
     from opsdeck.secrets.keyring import Keyring
     from opsdeck.secrets.store import SecretStore
@@ -56,16 +58,20 @@ class Deck:
         """
         import os
 
+        from opsdeck.notify.fanout import Fanout
+
         if plugins is None:
             plugins = Plugins(trace=settings.trace)
             plugins.load(settings.disabled_plugins)
         name = settings.node or socket.gethostname()
         deck = cls(settings, plugins, node=name if kind == "server" else f"{name}/{kind}-{os.getpid()}")
+        fanout = Fanout(plugins, deck.events)
         try:
             await deck.keyring.open()
             yield deck
         finally:
             await deck.close()
+            await asyncio.to_thread(fanout.close)
 
     @cached_property
     def db(self) -> Database:
@@ -174,6 +180,13 @@ class Deck:
         from opsdeck.jobs.schedules import Schedules
 
         return Schedules(self)
+
+    @cached_property
+    def services(self) -> Services:
+        """The long-running tasks of plugins on this node."""
+        from opsdeck.jobs.services import Services
+
+        return Services(self)
 
     @cached_property
     def incidents(self) -> Incidents:

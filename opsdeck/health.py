@@ -75,7 +75,7 @@ async def _database(deck: Deck) -> AsyncIterator[Finding]:
         return
     async with deck.db.read() as session:
         question = "PRAGMA quick_check(1)" if deck.db.sqlite else "SELECT 'ok'"
-        answer = str((await session.execute(text(question))).scalar())
+        answer = str((await (await session.connection()).execute(text(question))).scalar())
     if answer == "ok":
         yield Finding("database", OK, deck.db.name)
     else:

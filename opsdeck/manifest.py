@@ -167,6 +167,14 @@ class Manifest:
         twice = {name for name in names if names.count(name) > 1}
         if twice:
             raise ValueError(f"plugin {self.name}: action {sorted(twice)[0]} is there twice")
+        services = [service.name for service in self.services]
+        for service in services:
+            if not _NAME.match(service):
+                raise ValueError(
+                    f"plugin {self.name}: service name {service!r}: small letters, digits and _, at most 40"
+                )
+            if services.count(service) > 1:
+                raise ValueError(f"plugin {self.name}: service {service} is there twice")
         for model in self.models:
             table = str(getattr(model, "__tablename__", ""))
             if not table.startswith(f"{self.name}_"):

@@ -7,6 +7,7 @@ stops nobody else; pluggy alone does not give this (one implementation that rais
 from __future__ import annotations
 
 import asyncio
+import difflib
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,11 +19,15 @@ import pluggy
 
 from opsdeck import hookspecs
 from opsdeck.errors import NotFound
-from opsdeck.manifest import API, Action, Manifest
+from opsdeck.manifest import API, Action, Finding, HostCard, Manifest
 
 GROUP = "opsdeck.plugins"
 LOAD_SECONDS = 10.0
 CALL_SECONDS = 5.0
+FAULTS = 20
+"""Faults that are kept of one plugin; one that fails in ever new words fills nothing."""
+ANSWERS: dict[str, type[Any]] = {"opsdeck_health": Finding, "opsdeck_host_cards": HostCard}
+"""What a hook's answer is a sequence of, where those who ask count on it."""
 
 
 @dataclass(frozen=True)
@@ -50,45 +55,52 @@ class Plugins:
     def load(self, disabled: Iterable[str] = (), group: str = GROUP) -> None:
         """Load every plugin that an installed distribution announces, in the order of their names, core first."""
         skip = frozenset(disabled)
+        seen: dict[str, str] = {}
         for point in sorted(entry_points(group=group), key=lambda point: (point.name != "core", point.name)):
-            if point.name in skip or point.name in self.manifests:
+            if point.name in skip or seen.get(point.name) == point.value:
                 continue
+            if point.name in seen:
+                text = f"two are installed under this name: {seen[point.name]}, which counts, and {point.value}"
+                self.report(point.name, "import", text)
+                continue
+            seen[point.name] = point.value
             try:
                 module = _bounded(point.load, LOAD_SECONDS)
             except _Failed as fault:
-                self._report(point.name, "import", str(fault))
+                self.report(point.name, "import", str(fault))
                 continue
             self.add(point.name, module)
 
     def add(self, name: str, module: object) -> None:
         """Register one plugin; on any fault it is left out and reported."""
+        if self._manager.has_plugin(name):
+            self.report(name, "opsdeck_manifest", "a plugin of this name is loaded already")
+            return
         try:
-            self._manager.register(module, name=name)
-            known = self._manager.get_hookcallers(module) or []
-            unknown = sorted(
-                attribute
-                for attribute in dir(module)
-                if attribute.startswith("opsdeck_")
-                and hasattr(getattr(module, attribute), "opsdeck_impl")
-                and not hasattr(hookspecs.Hooks, attribute)
-            )
-            if unknown:
-                raise ValueError(f"{unknown[0]} is no hook")
-            if not any(caller.name == "opsdeck_manifest" for caller in known):
-                raise ValueError("it has no opsdeck_manifest")
+            _bounded(lambda: self._register(name, module), CALL_SECONDS)
             manifest = self._call(name, "opsdeck_manifest")
             if not isinstance(manifest, Manifest):
-                raise TypeError("opsdeck_manifest gave no Manifest")
+                raise _Failed("opsdeck_manifest gave no Manifest")
             if manifest.api != API:
-                raise ValueError(f"it speaks plugin API {manifest.api}, this core {API}")
+                raise _Failed(f"it speaks plugin API {manifest.api}, this core {API}")
             if manifest.name != name:
-                raise ValueError(f"its manifest calls it {manifest.name}")
-        except (_Failed, ValueError, TypeError) as fault:
-            self._report(name, "opsdeck_manifest", str(fault))
+                raise _Failed(f"its manifest calls it {manifest.name}")
+        except _Failed as fault:
+            self.report(name, "opsdeck_manifest", str(fault))
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
             return
         self.manifests[name] = manifest
+
+    def _register(self, name: str, module: object) -> None:
+        self._manager.register(module, name=name)
+        known = self._manager.get_hookcallers(module) or []
+        unknown = [caller.name for caller in known if not caller.has_spec()]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], [name for name in dir(hookspecs.Hooks) if name[0] == "o"], 1)
+            raise ValueError(f"{unknown[0]} is no hook" + (f"; did it mean {near[0]}?" if near else ""))
+        if not any(caller.name == "opsdeck_manifest" for caller in known):
+            raise ValueError("it has no opsdeck_manifest")
 
     def ordered(self) -> tuple[Manifest, ...]:
         """Give the manifests, each after those it names in `after`."""
@@ -129,7 +141,7 @@ class Plugins:
             try:
                 yield name, self._call(name, hook, **given)
             except _Failed as fault:
-                self._report(name, hook, str(fault))
+                self.report(name, hook, str(fault))
 
     async def gather(self, hook: str, *, seconds: float = CALL_SECONDS, **given: Any) -> dict[str, Any]:
         """Call an async hook of all plugins side by side, each within `seconds`; failures are reported, not raised."""
@@ -137,15 +149,31 @@ class Plugins:
         async def one(name: str) -> tuple[str, Any]:
             try:
                 async with asyncio.timeout(seconds):
-                    return name, await self._caller(name, hook)(**given)
+                    answer = await self._caller(name, hook)(**given)
+                return name, _checked(hook, answer)
             except TimeoutError:
-                self._report(name, hook, f"it did not answer within {seconds:g} s")
-            except (Exception, SystemExit) as fault:  # whatever a plugin does, it stops nobody else
-                self._report(name, hook, f"{type(fault).__name__}: {fault}")
+                self.report(name, hook, f"it did not answer within {seconds:g} s")
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                self.report(name, hook, "it cancelled itself")
+            except (Exception, SystemExit, KeyboardInterrupt) as fault:  # whatever a plugin does, it stops nobody else
+                self.report(name, hook, f"{type(fault).__name__}: {fault}")
             return name, None
 
         results = await asyncio.gather(*(one(name) for name in self._implementing(hook)))
         return {name: result for name, result in results if result is not None}
+
+    def callers(self, hook: str) -> dict[str, Callable[..., Any]]:
+        """Give each plugin's implementation of a hook, unguarded, for who guards it otherwise."""
+        return {name: self._caller(name, hook) for name in self._implementing(hook)}
+
+    def report(self, plugin: str, where: str, text: str) -> None:
+        """Keep what a plugin did wrong, once, for `opsdeck doctor` and the health page."""
+        fault = Fault(plugin, where, text)
+        if fault not in self.faults and sum(known.plugin == plugin for known in self.faults) < FAULTS:
+            self.faults.append(fault)
 
     def _implementing(self, hook: str) -> list[str]:
         caller = getattr(self._manager.hook, hook)
@@ -166,14 +194,21 @@ class Plugins:
     def _call(self, name: str, hook: str, **given: Any) -> Any:
         return _bounded(lambda: self._caller(name, hook)(**given), CALL_SECONDS)
 
-    def _report(self, plugin: str, where: str, text: str) -> None:
-        fault = Fault(plugin, where, text)
-        if fault not in self.faults:
-            self.faults.append(fault)
-
 
 class _Failed(Exception):
     """A plugin's call did not come back with a result."""
+
+
+def _checked(hook: str, answer: Any) -> Any:
+    """Give an answer whose every part is what the hook promises."""
+    wanted = ANSWERS.get(hook)
+    if wanted is None or answer is None:
+        return answer
+    parts = tuple(answer)
+    for part in parts:
+        if not isinstance(part, wanted):
+            raise TypeError(f"gave a {type(part).__name__} where a {wanted.__name__} belongs")
+    return parts
 
 
 def _bounded(call: Callable[[], Any], seconds: float) -> Any:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -36,11 +37,11 @@ def main(verb: str, arguments: list[str]) -> int:
         return check()
     install_packages()
     if verb == "bench":
-        return subprocess.call([sys.executable, "tests/bench", *arguments])
+        return bench(arguments)
     if verb == "campaign":
-        return pytest(arguments or ["tests/campaign"])
+        pytest(arguments or ["tests/campaign"])
     # `--session-timeout` ends a run that would take too long after the test it is at.
-    return pytest([f"--session-timeout={LIMIT}", *(arguments or existing("unit", "fleet", "browser"))])
+    pytest([f"--session-timeout={LIMIT}", *(arguments or existing("unit", "fleet", "browser"))])
 
 
 def check() -> int:
@@ -54,7 +55,17 @@ def check() -> int:
     for step in steps:
         if status := subprocess.call(step):
             return status
-    return pytest(["-q", *existing("unit")])
+    pytest(["-q", *existing("unit")])
+
+
+def bench(arguments: list[str]) -> int:
+    """Run one benchmark, named by the first argument (`fanout` when there is none)."""
+    name, rest = (arguments[0], arguments[1:]) if arguments and arguments[0][0] != "-" else ("fanout", arguments)
+    script = HERE / "bench" / f"{name}.py"
+    if not script.is_file():
+        print(f"There is no benchmark {name!r} in tests/bench. Next: ./run bench fanout --help", file=sys.stderr)
+        return 2
+    return subprocess.call([sys.executable, script, *rest])
 
 
 def existing(*folders: str) -> list[str]:
@@ -62,10 +73,10 @@ def existing(*folders: str) -> list[str]:
     return [f"tests/{folder}" for folder in folders if (HERE / folder).is_dir()]
 
 
-def pytest(arguments: list[str]) -> int:
-    """Run pytest in one process of its own. Its closing line is the last thing said."""
+def pytest(arguments: list[str]) -> NoReturn:
+    """Become pytest: its closing line is the last thing said, and Ctrl-C reaches its tear-down undisturbed."""
     sys.stdout.flush()
-    return subprocess.call([sys.executable, "-m", "pytest", *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])  # noqa: S606
 
 
 def lacking() -> list[str]:

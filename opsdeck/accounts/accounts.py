@@ -238,7 +238,7 @@ async def _keep_an_admin(session: AsyncSession, user: User) -> None:
 
 async def _end_logins(session: AsyncSession, user: User, *, keep: str | None = None) -> None:
     query = delete(WebSession).where(col(WebSession.user_id) == user.id)
-    await session.execute(query if keep is None else query.where(col(WebSession.key) != keep))
+    await session.exec(query if keep is None else query.where(col(WebSession.key) != keep))
 
 
 def _not_the_name(name: str, password: Sensitive) -> None:

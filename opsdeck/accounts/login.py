@@ -17,6 +17,7 @@ from opsdeck.accounts.passwords import Passwords
 from opsdeck.accounts.sessions import LINK
 from opsdeck.accounts.tokens import NotAuthenticated
 from opsdeck.actor import Actor, Door, Role
+from opsdeck.audit.entry import column
 from opsdeck.audit.log import AuditLog
 from opsdeck.clock import utcnow
 from opsdeck.db import Database
@@ -53,7 +54,7 @@ class Login:
         Raises `NotAuthenticated` with one sentence for all that may be wrong, `CodeNeeded` when only the code is
         missing, `TooManyAttempts` with the seconds to wait.
         """
-        name = name.strip().lower()
+        name = column(name.strip().lower())
         keys = _keys(name, source)
         await self._limits.begin(keys)
         user = await self._find(name)
@@ -115,7 +116,7 @@ class Login:
         await self._limits.begin(keys)
         async with self._db.write() as session:
             query = delete(WebSession).where(col(WebSession.key) == _link(token), col(WebSession.expires) > utcnow())
-            taken = (await session.execute(query.returning(col(WebSession.user_id)))).first()
+            taken = (await session.exec(query.returning(col(WebSession.user_id)))).first()
             user = await session.get(User, taken[0]) if taken else None
             if user is not None and not user.disabled:
                 user.last_login = utcnow()
@@ -140,7 +141,7 @@ class Login:
             await self._failed(user, source, "code")
         async with self._db.write() as session:
             query = update(User).where(col(User.id) == user.id, col(User.totp_last) < step).values(totp_last=step)
-            taken = (await session.execute(query)).rowcount == 1  # type: ignore[attr-defined]
+            taken = (await session.exec(query)).rowcount == 1
         if not taken:
             await self._failed(user, source, "code used twice")
 
@@ -150,7 +151,7 @@ class Login:
             values["password_hash"] = await self._passwords.hash(password)
         await self._limits.succeeded(keys)
         async with self._db.write() as session:
-            await session.execute(update(User).where(col(User.id) == user.id).values(**values))
+            await session.exec(update(User).where(col(User.id) == user.id).values(**values))
             detail = {"by": "password and code" if user.totp_blob else "password"}
             await self._audit.append(session, _as(user, source), "login.succeeded", f"user:{user.name}", detail=detail)
 

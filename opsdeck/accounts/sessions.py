@@ -49,9 +49,7 @@ class Sessions:
             return None
         if renew_for is not None and row.expires - now < renew_for / 2:
             async with self._db.write() as session:
-                await session.execute(
-                    update(WebSession).where(col(WebSession.key) == key).values(expires=now + renew_for)
-                )
+                await session.exec(update(WebSession).where(col(WebSession.key) == key).values(expires=now + renew_for))
         return row.data
 
     async def set(self, key: str, data: bytes, *, expires_in: timedelta, user_id: int | None = None) -> None:
@@ -66,18 +64,18 @@ class Sessions:
     async def delete(self, key: str) -> None:
         """End a session."""
         async with self._db.write() as session:
-            await session.execute(delete(WebSession).where(col(WebSession.key) == key))
+            await session.exec(delete(WebSession).where(col(WebSession.key) == key))
 
     async def delete_for_user(self, user_id: int, *, keep: str | None = None) -> None:
         """End every session and link of a person, but for the one under `keep`."""
         async with self._db.write() as session:
             query = delete(WebSession).where(col(WebSession.user_id) == user_id)
-            await session.execute(query if keep is None else query.where(col(WebSession.key) != keep))
+            await session.exec(query if keep is None else query.where(col(WebSession.key) != keep))
 
     async def delete_all(self) -> None:
         """End every session and link of everybody."""
         async with self._db.write() as session:
-            await session.execute(delete(WebSession))
+            await session.exec(delete(WebSession))
 
     async def list(self, user_id: int) -> tuple[SessionInfo, ...]:
         """Give a person's logins, newest first."""
@@ -94,7 +92,7 @@ class Sessions:
     async def prune(self) -> None:
         """Remove what is over."""
         async with self._db.write() as session:
-            await session.execute(delete(WebSession).where(col(WebSession.expires) <= utcnow()))
+            await session.exec(delete(WebSession).where(col(WebSession.expires) <= utcnow()))
 
 
 def step_up_until() -> str:

@@ -167,7 +167,7 @@ class Tokens:
             raise NotAuthenticated(f"the token opd_{token.prefix} {reason}.", field="token", hint="make a new one")
         if token.last_used is None or now - token.last_used > USED_EVERY:
             async with self._db.write() as session:
-                await session.execute(update(Token).where(col(Token.id) == token.id).values(last_used=now))
+                await session.exec(update(Token).where(col(Token.id) == token.id).values(last_used=now))
         role = min(Role(token.role), Role(user.role), key=lambda role: role.rank)
         return Actor(f"{user.name}/{token.name}", role, Door.API, source, scopes=tuple(token.scopes))
 

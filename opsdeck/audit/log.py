@@ -72,8 +72,7 @@ class AuditLog:
     async def append_many(self, session: AsyncSession, events: Sequence[Record]) -> int:
         """Add several entries with one read and one insert; give the last one's number."""
         if not self._db.sqlite:
-            await session.connection()
-            await session.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PG_LOCK})
+            await (await session.connection()).execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": PG_LOCK})
         head = await self._head(session)
         key, seq, previous = self._key, head.seq, head.hash
         rows = []
@@ -97,7 +96,7 @@ class AuditLog:
             )
             previous = digest
         if rows:
-            await session.execute(insert(AuditEntry), rows)
+            await session.exec(insert(AuditEntry), params=rows)
         return seq
 
     async def record(

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from opsdeck import __version__
-from opsdeck.builtin import copying, facts, hostcheck, packages, reboot, running, sampling, units
+from opsdeck.builtin import artefacts, copying, facts, health, hostcheck, packages, reboot, running, sampling, units
 from opsdeck.hookspecs import hookimpl
-from opsdeck.manifest import API, Manifest
+from opsdeck.manifest import API, Finding, Manifest
+
+if TYPE_CHECKING:
+    from opsdeck.deck import Deck
 
 
 @hookimpl
@@ -24,9 +30,16 @@ def opsdeck_manifest() -> Manifest:
             copying.fetch,
             packages.packages,
             units.restart,
+            artefacts.artefact,
             reboot.reboot,
             facts.facts,
             hostcheck.hostcheck,
         ),
         services=(sampling.sampling,),
     )
+
+
+@hookimpl
+async def opsdeck_health(deck: Deck) -> Sequence[Finding]:
+    """Say how the hosts were found at the last contact."""
+    return health.findings(await deck.inventory.list())

@@ -55,9 +55,7 @@ class _Manner(BaseModel):
         return self
 
 
-class CommandParams(_Manner):
-    """What to run."""
-
+class _Line(BaseModel):
     command: str = Field(
         "", title="Command", description="A line for sh on each host, taken exactly as written.", max_length=100_000
     )
@@ -79,9 +77,7 @@ class CommandParams(_Manner):
         return self
 
 
-class ScriptParams(_Manner):
-    """What to run."""
-
+class _Text(BaseModel):
     text: Multiline = Field(
         min_length=1,
         max_length=100_000,
@@ -97,6 +93,15 @@ class ScriptParams(_Manner):
         if "\0" in self.text or any("\0" in word for word in self.args):
             raise ValueError("a NUL byte cannot be part of a script or its arguments")
         return self
+
+
+# The fields of the last base come first in forms.
+class CommandParams(_Manner, _Line):
+    """What to run, and how."""
+
+
+class ScriptParams(_Manner, _Text):
+    """What to run, and how."""
 
 
 def command_task(params: CommandParams) -> Command | Script:

@@ -106,7 +106,7 @@ async def _holds_keys(db: Database) -> bool:
         connection = await session.connection()
         if not await connection.run_sync(lambda sync: inspect(sync).has_table("core_data_key")):
             return False
-        return bool((await session.execute(text("SELECT count(*) FROM core_data_key"))).scalar())
+        return bool((await (await session.connection()).execute(text("SELECT count(*) FROM core_data_key"))).scalar())
 
 
 async def _upgrade() -> str:

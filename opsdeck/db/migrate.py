@@ -11,6 +11,7 @@ and a copy by `VACUUM INTO` beside the database is made before anything is touch
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
@@ -224,7 +225,8 @@ def _back_up(url: str) -> Path | None:
         finally:
             source.close()
     except (sqlite3.Error, OSError) as fault:
-        copy.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # what stopped the copy may stop this too, and is told below
+            copy.unlink(missing_ok=True)
         raise Unavailable(
             f"no copy of the database could be made before its upgrade: {fault}.",
             file=str(copy),

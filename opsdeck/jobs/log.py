@@ -50,12 +50,13 @@ async def read(
     begin = select(func.max(LogChunk.first)).where(LogChunk.job_id == job_id, LogChunk.first <= after + 1)
     start = (await session.exec(begin)).one() or 0
     found: list[Line] = []
+    many = 2 if host is None else 8
     while len(found) < limit:
         query = (
             select(LogChunk.first, LogChunk.count, LogChunk.lines)
             .where(LogChunk.job_id == job_id, LogChunk.first >= start)
             .order_by(col(LogChunk.first))
-            .limit(8)
+            .limit(many)
         )
         rows = (await session.exec(query)).all()
         for first, count, text in rows:
@@ -65,6 +66,6 @@ async def read(
                 for number, (ms, lane, stream, line) in enumerate(json.loads(text), first)
                 if number > after and (host is None or lane == host)
             ]
-        if len(rows) < 8:
+        if len(rows) < many:
             break
     return tuple(found[:limit])

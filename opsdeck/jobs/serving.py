@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("opsdeck.jobs")
 
 HOUSEKEEPING_SECONDS = 3600.0
+STOP_SECONDS = 15.0
+"""For all parts to end; each has a shorter bound of its own."""
 
 
 async def serve(deck: Deck, engine: Engine, stop: asyncio.Event) -> None:
@@ -30,8 +32,12 @@ async def serve(deck: Deck, engine: Engine, stop: asyncio.Event) -> None:
     await _announce(deck)
     parts = [
         asyncio.create_task(engine.serve(stop), name="engine"),
+        asyncio.create_task(deck.schedules.serve(stop), name="schedules"),
+        asyncio.create_task(deck.services.serve(stop), name="services"),
         asyncio.create_task(_present(deck, stop), name="node"),
         asyncio.create_task(_keep_house(deck, stop), name="housekeeping"),
+        asyncio.create_task(deck.schedules.serve(stop), name="schedules"),
+        asyncio.create_task(deck.services.serve(stop), name="services"),
     ]
     try:
         done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_EXCEPTION)
@@ -39,7 +45,7 @@ async def serve(deck: Deck, engine: Engine, stop: asyncio.Event) -> None:
             part.result()
     finally:
         stop.set()
-        await asyncio.wait(parts, timeout=10.0)
+        await asyncio.wait(parts, timeout=STOP_SECONDS)
         for part in parts:
             part.cancel()
         await engine.close()

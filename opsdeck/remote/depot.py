@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import hashlib
-import io
-import lzma
 import os
 import secrets
-import tarfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
-from urllib.error import URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 from opsdeck.errors import Invalid, NotFound, Refused, Unavailable
 from opsdeck.remote.artefacts import Artefact, Program
@@ -85,12 +78,17 @@ class Depot:
         return Program(artefact, path, program)
 
     def _fetch(self, source: str, target: Path) -> str:
+        from urllib.error import HTTPError, URLError
+        from urllib.request import Request, urlopen
+
         parts = urlsplit(source)
         if parts.scheme in ("http", "https"):
             try:
                 # The scheme is checked above, and what comes is believed only by its sha256.
                 with urlopen(Request(source), timeout=_FETCH_SECONDS) as stream, target.open("xb") as file:  # noqa: S310
                     return _copy(stream, file)
+            except HTTPError as fault:
+                raise NotFound(f"{source} answers {fault.code} {fault.reason}.", field="source") from fault
             except (URLError, TimeoutError, ConnectionError) as fault:
                 raise Unavailable(
                     f"{source} does not answer: {fault}.", hint="see that the console may go out"
@@ -123,6 +121,11 @@ def member_of(path: Path, member: str) -> Iterator[IO[bytes]]:
 
     Only that one member is read, so no path in an archive is ever followed. Raises `NotFound`, `Invalid`.
     """
+    import gzip
+    import lzma
+    import tarfile
+    import zipfile
+
     with path.open("rb") as raw:
         head = raw.read(8)
         raw.seek(0)
@@ -152,6 +155,8 @@ def member_of(path: Path, member: str) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _tar_member(stream: IO[bytes], member: str) -> Iterator[IO[bytes]]:
+    import tarfile
+
     with tarfile.open(fileobj=stream) as archive:
         names = {name.removeprefix("./"): name for name in archive.getnames()}
         found = archive.extractfile(names[member.removeprefix("./").removeprefix("/")])
@@ -162,6 +167,8 @@ def _tar_member(stream: IO[bytes], member: str) -> Iterator[IO[bytes]]:
 
 
 def _data_of_deb(stream: IO[bytes]) -> IO[bytes]:
+    import io
+
     # deb(5): an ar archive; each member has a header of 60 bytes and begins at an even place.
     stream.seek(8)
     while len(header := stream.read(60)) == 60:

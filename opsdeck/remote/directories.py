@@ -61,7 +61,7 @@ def parse_look(output: bytes, count: int) -> tuple[DirectoryState, ...]:
     states: list[DirectoryState] = []
     for line in lines[:-1]:
         match line.split(" "):
-            case ["folder", mode, owner, group, filled] if mode.isdigit():
+            case ["folder", mode, owner, group, filled] if mode and not mode.strip("01234567"):
                 states.append(DirectoryState("folder", int(mode, 8), owner, group, filled == "empty"))
             case [("link" | "other" | "absent") as kind]:
                 states.append(DirectoryState(kind))

@@ -161,7 +161,8 @@ def _check_rule(rule: str) -> None:
         depth += (char == "{") - (char == "}")
         if depth < 0 or char in '\n\r;#\0\\$`"':
             raise Invalid(f"the rule {rule!r} is more than one rule.", field="rules", hint="give one rule a line")
-    if depth or not rule.strip() or rule.split(maxsplit=1)[0] in ("include", "define", "chain", "set", "table"):
+    first = rule.split(maxsplit=1)[0] if rule.strip() else ""
+    if depth or not rule.isprintable() or first in ("", "include", "define", "chain", "set", "table"):
         raise Invalid(f"{rule!r} is no rule.", field="rules", hint="give one rule a line")
 
 

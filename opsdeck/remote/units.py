@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FOLDER = "/etc/systemd/system"
 # systemd.unit(5): the kinds of units, and the characters of their names.
 _KINDS = ["service", "socket", "target", "timer", "path", "mount", "automount", "swap", "slice", "scope", "device"]
-_NAME = re.compile(r"[A-Za-z0-9:_.\\][A-Za-z0-9:_.\\@-]{0,254}")
+_NAME = re.compile(r"[A-Za-z0-9:_\\][A-Za-z0-9:_.\\@-]{0,254}")
 
 
 class Act(StrEnum):

@@ -57,9 +57,9 @@ def _ssh_key(text: str) -> None:
         )
     try:
         asyncssh.import_private_key(text)
-    except asyncssh.KeyEncryptionError:
-        return  # a key with a passphrase: the passphrase is a secret of its own, met when the key is used
     except (asyncssh.KeyImportError, ValueError) as fault:
+        if "Passphrase must be specified" in str(fault):
+            return  # the passphrase is a secret of its own, met when the key is used; asyncssh has no class for this
         raise Invalid(
             f"the private key cannot be read: {fault}.", field="value", hint="give the whole file, from BEGIN to END"
         ) from fault

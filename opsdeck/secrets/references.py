@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sqlalchemy import Column, String, Table, inspect
-from sqlmodel import SQLModel, select
+from sqlmodel import AutoString, SQLModel, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from opsdeck.jobs.models import Schedule
@@ -25,7 +25,7 @@ def columns() -> Iterator[tuple[Table, Column[str]]]:
     for table in SQLModel.metadata.sorted_tables:
         for column in table.columns:
             named = column.name in ("credential", "secret") or column.name.endswith("_secret")
-            if named and isinstance(column.type, String):
+            if named and isinstance(column.type, String | AutoString):
                 yield table, column
 
 
@@ -39,8 +39,8 @@ async def find(session: AsyncSession, name: str) -> tuple[str, ...]:
             continue  # of a plugin that is installed and switched off
         label = table.c.name if "name" in table.c else next(iter(table.primary_key.columns))
         noun = table.name.partition("_")[2].replace("_", " ")
-        rows = await session.execute(select(label).where(column == name).order_by(label).limit(MOST))
-        found += [f"{noun} {row[0]} ({column.name})" for row in rows]
+        rows = await session.exec(select(label).where(column == name).order_by(label).limit(MOST))
+        found += [f"{noun} {shown} ({column.name})" for shown in rows.all()]
     for schedule in (await session.exec(select(Schedule))).all():
         found += [
             f"schedule {schedule.name} ({field})" for field, value in schedule.params.items() if _names(value, name)

@@ -91,7 +91,7 @@ class Rotation:
                 hint="set them again or remove them, then rotate again; `opsdeck secret check` lists them",
             )
         async with self._db.write() as session:
-            await session.execute(
+            await session.exec(
                 update(DataKey)
                 .where(col(DataKey.retired).is_(None), col(DataKey.id).not_in([key, ROOT]))
                 .values(retired=utcnow())
@@ -110,7 +110,7 @@ class Rotation:
             rows = (await session.exec(select(DataKey).where(col(DataKey.retired).is_not(None)))).all()
             gone = tuple(row.id for row in rows if not used[row.id] and row.id != ROOT)
             if gone:
-                await session.execute(delete(DataKey).where(col(DataKey.id).in_(gone)))
+                await session.exec(delete(DataKey).where(col(DataKey.id).in_(gone)))
                 await self._audit.append(session, actor, "data_key.removed", "key:retired", detail={"keys": gone})
         return gone
 
@@ -160,4 +160,4 @@ class Rotation:
             query = update(User).where(col(User.id) == sealed.row_id, col(User.totp_blob) == sealed.blob)
             query = query.values(totp_blob=blob)
         async with self._db.write() as session:
-            return int((await session.execute(query)).rowcount)  # type: ignore[attr-defined]
+            return int((await session.exec(query)).rowcount)

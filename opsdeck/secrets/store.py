@@ -120,7 +120,7 @@ class SecretStore:
         async with self._db.write() as session:
             rows = (await session.exec(select(Secret).where(col(Secret.name).in_(wanted)))).all()
             _all_there(wanted, {row.name for row in rows})
-            await session.execute(update(Secret).where(col(Secret.name).in_(wanted)).values(last_used=utcnow()))
+            await session.exec(update(Secret).where(col(Secret.name).in_(wanted)).values(last_used=utcnow()))
             await self._audit.append_many(
                 session,
                 [

@@ -237,6 +237,8 @@ async def follow(
                 raise NotFound(
                     f"there is no detached command {unit}.", host=endpoint.name, hint="start it, or look at its job."
                 )
+            if done.signal is not None:  # as when the host goes down
+                raise LinkLost(endpoint.name, f"the following ended with {done.signal}", may_have_run=True)
             done.check(endpoint.name)
             now = await state(run, endpoint, unit, sudo)
             contact = clock()

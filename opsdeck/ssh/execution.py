@@ -74,8 +74,12 @@ class Execution(asyncssh.SSHClientSession[bytes]):
     # What asyncssh calls.
 
     def connection_made(self, chan: asyncssh.SSHClientChannel[bytes]) -> None:
-        """Send the program right behind the request to run, which asyncssh writes before it lets go of the loop."""
+        """Be asked whether to go on: the request to run comes next. What stdin gets follows right behind it."""
         self._chan = chan
+        if self._abandoned:
+            chan.close()
+            return
+        self._sent_at = time.monotonic()
         asyncio.get_running_loop().call_soon(self._send)
 
     def data_received(self, data: bytes, datatype: int | None) -> None:
@@ -120,6 +124,11 @@ class Execution(asyncssh.SSHClientSession[bytes]):
         self._wake.set()
 
     # What the owner asks.
+
+    @property
+    def line(self) -> str:
+        """Give the line for the login shell."""
+        return self._program.line
 
     @property
     def group(self) -> ProcessGroup | None:
@@ -199,10 +208,6 @@ class Execution(asyncssh.SSHClientSession[bytes]):
     def _send(self) -> None:
         if self._chan is None or self._closed:
             return
-        if self._abandoned:
-            self._chan.close()
-            return
-        self._sent_at = time.monotonic()
         try:
             self._chan.write(self._program.opening)
             if not self._program.gated:

@@ -14,7 +14,6 @@ import asyncssh
 from opsdeck.ssh.endpoint import Endpoint
 from opsdeck.ssh.errors import Unreachable
 from opsdeck.ssh.execution import Execution
-from opsdeck.ssh.program import BOOTSTRAP
 
 
 class NotOpened(Exception):
@@ -131,7 +130,7 @@ class Link:
         while True:
             opening = asyncio.ensure_future(
                 self.connection.create_session(
-                    lambda: execution, BOOTSTRAP, encoding=None, errors="strict", request_pty=False
+                    lambda: execution, execution.line, encoding=None, errors="strict", request_pty=False
                 )
             )
             try:

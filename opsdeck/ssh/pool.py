@@ -18,7 +18,7 @@ from opsdeck.ssh.command import Completed, ProcessGroup, Script, Task
 from opsdeck.ssh.detached import Detached, DetachedState
 from opsdeck.ssh.dial import Patience, offered
 from opsdeck.ssh.endpoint import Endpoint
-from opsdeck.ssh.errors import CommandTimeout, LinkLost, Unreachable
+from opsdeck.ssh.errors import CommandTimeout, LinkLost, SudoRefused, Unreachable
 from opsdeck.ssh.execution import Execution, Feed, Output, Started
 from opsdeck.ssh.hostkeys import OfferedKey
 from opsdeck.ssh.link import ConnectionState, Link, NotOpened
@@ -304,6 +304,10 @@ class Pool:
                 endpoint.name, error.timeout, proved_dead=bool(dead), completed=error.completed
             ) from None
         except NotOpened:
+            raise
+        except SudoRefused:
+            # Its password question gets the end of stdin, and nothing was started.
+            execution.close()
             raise
         except LinkLost as error:
             link.last_error = error.message

@@ -1,9 +1,11 @@
 """The one place where shell text is made: from a task to what travels to the host.
 
-The login shell gets `BOOTSTRAP`, always the same words, which `sh`, `bash`, `dash`, `fish` and `csh` read alike. It
-starts `sh`, which takes one line with a length and then exactly that many bytes of program from its stdin (`read` and
-`head -c` do not read on), so the rest of stdin is the task's own. Nothing that a start-up file prints counts: output
-begins after a fence with a random marker, on stdout and stderr alike.
+The login shell gets one line that starts `sh`, made of characters that `sh`, `bash`, `dash`, `fish`, `csh` and `zsh`
+read alike. A short program is in that line, with octal escapes for all that any of them could take for its own: OpenSSH
+opens a session's window for stdin only after it has started the command, so a program on stdin costs a round trip. A
+long one goes on stdin, behind a line that takes it by its length (neither `read` nor `head -c` reads on, so what
+follows is the task's own). Nothing that a start-up file prints counts: output begins after a fence with a random
+marker, on stdout and stderr alike.
 
 The program makes its shell the leader of an own session and process group, says so in the fence, and only then becomes
 the task. If the fence cannot be written, since nobody listens any more, the task is not started.
@@ -21,43 +23,41 @@ from opsdeck.ssh.command import ARGUMENT_LIMIT, Command, ProcessGroup, Task
 from opsdeck.ssh.endpoint import Endpoint, Sudo
 from opsdeck.ssh.errors import SudoRefused
 
-# No quote, backslash, exclamation mark or newline within the quotes: csh and fish treat those in their own ways.
-BOOTSTRAP = """exec /bin/sh -c 'read -r n && p=$(head -c "$n") && eval "$p"'"""
+# Within single quotes every shell takes these as they are. A backslash too, unless a quote or backslash follows it.
+_PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 ./:=,+@_-")
+_ESCAPED = tuple(chr(byte) if byte in _PLAIN else f"\\{byte:03o}" for byte in range(256))
+_LINE = """exec /bin/sh -c 'eval "$(printf "%s")"'"""
+_FROM_STDIN = """exec /bin/sh -c 'IFS= read -r _od_p && eval "$_od_p"'"""
+# Bytes of the line with a program in it; csh and the like have limits of their own for a word.
+_LINE_LIMIT = 16 * 1024
 
 # `left PGID` prints the members of a process group that are not zombies. Fields after the last ")" of
 # /proc/PID/stat (proc(5)): 1 state, 2 parent, 3 group, 4 session, 20 start in clock ticks.
-_LEFT = """left() { for _od_d in /proc/[0-9]*; do
-{ read -r _od_l <"$_od_d/stat"; } 2>/dev/null || continue
-_od_p=${_od_d#/proc/}; _od_g=$1; set -- ${_od_l##*) }
-[ "$3" = "$_od_g" ] && [ "$1" != Z ] && [ "$1" != X ] && echo "$_od_p"
-set -- "$_od_g"
-done; }
-"""
+_LEFT = (
+    "left() { for _od_d in /proc/[0-9]*; do "
+    '{ read -r _od_l <"$_od_d/stat"; } 2>/dev/null || continue; '
+    "_od_p=${_od_d#/proc/}; _od_g=$1; set -- ${_od_l##*) }; "
+    '[ "$3" = "$_od_g" ] && [ "$1" != Z ] && [ "$1" != X ] && echo "$_od_p"; '
+    'set -- "$_od_g"; done; }; '
+)
 
-_STAT = """read -r _od_l </proc/$$/stat; set -- ${_od_l##*) }
-"""
+_STAT = "read -r _od_l </proc/$$/stat; set -- ${_od_l##*) }; "
 
 # Runs $_od_b as leader of its session: in this very shell if it leads one already (sshd starts it so).
 _LEAD = (
     _STAT
-    + """if [ "$3" = $$ ] && [ "$4" = $$ ]; then eval "$_od_b"
-elif command -v setsid >/dev/null; then exec setsid -w /bin/sh -c "$_od_b"
-else echo "setsid is missing on this host: install util-linux" >&2; exit 127; fi
-"""
+    + 'if [ "$3" = $$ ] && [ "$4" = $$ ]; then eval "$_od_b"; '
+    + 'elif command -v setsid >/dev/null; then exec setsid -w /bin/sh -c "$_od_b"; '
+    + 'else echo "setsid is missing on this host: install util-linux" >&2; exit 127; fi'
 )
 
 # Under `timeout`, which ends the group: waits, once told to end, for stragglers, so that they are killed as well.
 _WATCHED = (
-    """_od_t=; trap _od_t=1 TERM
-(exec "$@"); _od_r=$?
-[ -n "$_od_t" ] || exit $_od_r
-"""
+    '_od_t=; trap _od_t=1 TERM; (exec "$@"); _od_r=$?; [ -n "$_od_t" ] || exit $_od_r; '
     + _LEFT
-    + """while :; do
-_od_n=; for _od_i in $(left $PPID); do [ $_od_i = $$ ] || [ $_od_i = $PPID ] || [ ! -e /proc/$_od_i ] || _od_n=1; done
-[ -n "$_od_n" ] || exit $_od_r
-sleep 0.1
-done"""
+    + "while :; do _od_n=; for _od_i in $(left $PPID); do "
+    "[ $_od_i = $$ ] || [ $_od_i = $PPID ] || [ ! -e /proc/$_od_i ] || _od_n=1; done; "
+    '[ -n "$_od_n" ] || exit $_od_r; sleep 0.1; done'
 )
 
 # $1 group, $2 start of its leader, $3 boot id, $4 and $5 tenths of a second to wait after TERM and after KILL.
@@ -102,13 +102,15 @@ class Escalation:
 
 @dataclass(frozen=True)
 class Program:
-    """A task made ready for one endpoint: `opening` goes first, then (after the fence if `gated`) `go` and its stdin.
+    """A task made ready for one endpoint: `line` is for the login shell, `opening` comes first on stdin, then (after
+    the fence if `gated`) `go` and the task's own.
 
     `gated` holds when sudo may ask for a password and the task has a stdin: sudo reads from the same place, so nothing
     else may lie there before it is done.
     """
 
     marker: str
+    line: str
     opening: bytes
     fed: bool
     gated: bool
@@ -152,7 +154,7 @@ def compose(endpoint: Endpoint, task: Task, *, has_stdin: bool | None = None) ->
     gated = way is not None and way.password is not None and fed
     body = _body(task, marker, fed=fed, gated=gated, home_of=way.home_of if way else None)
     if way is None:
-        text = f"_od_b={quote(body)}\n{_LEAD}"
+        text = f"_od_b={quote(body)}; {_LEAD}"
     else:
         if len(body.encode()) > ARGUMENT_LIMIT:
             raise Invalid(
@@ -160,19 +162,28 @@ def compose(endpoint: Endpoint, task: Task, *, has_stdin: bool | None = None) ->
                 field="argv",
                 hint="send the data on stdin, or copy it as a file.",
             )
-        words = (*way.prefix, "/bin/sh", "-c", "_od_b=$1\n" + _LEAD, "sh", body)
-        text = f"printf '%s\\n' {quote(marker + ':become')} >&2\nexec {' '.join(map(quote, words))}\n"
-    encoded = text.encode()
+        words = (*way.prefix, "/bin/sh", "-c", "_od_b=$1; " + _LEAD, "sh", body)
+        text = f"printf '%s\\n' {quote(marker + ':become')} >&2; exec {' '.join(map(quote, words))}"
+    line, opening = _carry(text.encode())
     secret = way.password.encode() + b"\n" if way and way.password is not None else b""
     return Program(
         marker=marker,
-        opening=b"%d\n%b%b" % (len(encoded), encoded, secret),
+        line=line,
+        opening=opening + secret,
         fed=fed,
         gated=gated,
         go=(marker + ":go\n").encode() if gated else b"",
         sudo=task.sudo,
         run_as=task.run_as,
     )
+
+
+def _carry(program: bytes) -> tuple[str, bytes]:
+    """Give the line for the login shell, and what of the program goes on stdin."""
+    line = _LINE.replace("%s", "".join(_ESCAPED[byte] for byte in program))
+    if len(line) <= _LINE_LIMIT:
+        return line, b""
+    return _FROM_STDIN, b'_od_p=$(head -c %d); eval "$_od_p"\n%b' % (len(program), program)
 
 
 def _body(task: Task, marker: str, *, fed: bool, gated: bool, home_of: str | None) -> str:
@@ -192,7 +203,7 @@ def _body(task: Task, marker: str, *, fed: bool, gated: bool, home_of: str | Non
     lines += _surroundings(task.cwd, task.env)
     lines.append("set -- " + " ".join(quote(word) for word in _argv(task)))
     lines.append(_become(task))
-    return "\n".join(lines)
+    return "; ".join(lines)
 
 
 def _surroundings(cwd: str | None, env: Mapping[str, str]) -> list[str]:
@@ -228,15 +239,17 @@ class Fence:
         if self._out is None:
             return data
         self._out += data
+        told = None
         start = self._out.find(self._mark)
-        if start < 0:
-            self._shrink(self._out)
-            return b""
-        end = self._out.find(b"\n", start, start + 256)
-        if end < 0:
-            return b""
-        told = _GROUP.fullmatch(self._out, start + len(self._mark), end)
+        while start >= 0 and told is None:
+            end = self._out.find(b"\n", start, start + 256)
+            if end < 0 and len(self._out) < start + 256:
+                return b""
+            told = _GROUP.fullmatch(self._out, start + len(self._mark), max(end, start))
+            if told is None:
+                start = self._out.find(self._mark, start + 1)
         if told is None:
+            self._shrink(self._out)
             return b""
         pgid, started, boot = told.groups()
         self.group = ProcessGroup(int(pgid), int(started), boot.decode(), self._program.sudo, self._program.run_as)

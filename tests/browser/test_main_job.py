@@ -70,7 +70,7 @@ def test_a_command_on_three_hosts_is_seen_live(admin: Any, console: Any) -> None
 
 
 def test_one_host_that_fails_is_named_and_run_again(admin: Any, console: Any) -> None:
-    run_command(admin, "web1,web2", 'case $PWD in *web2*) echo broken >&2; exit 3;; esac; echo fine')
+    run_command(admin, "web1,web2", "case $PWD in *web2*) echo broken >&2; exit 3;; esac; echo fine")
     admin.locator("#title .chip.broken", has_text="1 of 2").wait_for()
     admin.locator("#after .incident", has_text="web2").wait_for()
     admin.get_by_role("button", name="jump to first error").click()

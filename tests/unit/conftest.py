@@ -1,7 +1,8 @@
-"""A throw-away PostgreSQL for the tests that run on both databases."""
+"""Databases for the tests: a throw-away PostgreSQL, and both kinds with the core's tables and an audit chain."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pwd
 import shutil
@@ -10,12 +11,17 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from opsdeck.audit.log import AuditLog
+from opsdeck.db import Database
+from opsdeck.db.migrate import upgrade
+from opsdeck.secrets.keyring import Keyring
 
 
 @dataclass(frozen=True)
@@ -106,3 +112,66 @@ def _wait(server: PostgresServer, process: subprocess.Popen[bytes]) -> None:
             if process.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"PostgreSQL did not start: {error}\n{(server.sockets / 'log').read_text()}")
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file with every table of the core, to be copied."""
+    file = tmp_path_factory.mktemp("template") / "opsdeck.db"
+    asyncio.run(_upgrade(f"sqlite+aiosqlite:///{file}"))
+    return file
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: PostgresServer) -> str:
+    """The name of a PostgreSQL database with every table of the core, to be copied."""
+    with postgres_server.connect() as connection:
+        connection.execute("CREATE DATABASE template_core")
+    asyncio.run(_upgrade(postgres_server.url("template_core")))
+    return "template_core"
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def migrated_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """The URL of a fresh database with the core's tables: each test runs on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        shutil.copy(request.getfixturevalue("sqlite_template"), tmp_path / "opsdeck.db")
+        yield f"sqlite+aiosqlite:///{tmp_path / 'opsdeck.db'}"
+        return
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    template = request.getfixturevalue("postgres_template")
+    name = f"test_{uuid.uuid4().hex}"
+    with server.connect() as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server.url(name)
+    with server.connect() as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def db(migrated_url: str) -> AsyncIterator[Database]:
+    """A fresh database with the core's tables, on SQLite and on PostgreSQL."""
+    opened = Database(migrated_url)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+async def keyring(db: Database, tmp_path: Path) -> Keyring:
+    """An opened keyring with a master key of its own."""
+    Keyring.create(tmp_path / "master.key")
+    opened = Keyring(db, tmp_path / "master.key")
+    await opened.open()
+    return opened
+
+
+@pytest.fixture
+def audit(db: Database, keyring: Keyring) -> AuditLog:
+    """An empty audit chain."""
+    return AuditLog(db, keyring)
+
+
+async def _upgrade(url: str) -> None:
+    opened = Database(url)
+    await upgrade(opened, None)
+    await opened.close()

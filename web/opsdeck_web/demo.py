@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 from opsdeck.actor import SYSTEM, Role
+from opsdeck.clock import utcnow
 from opsdeck.errors import Unavailable
 from opsdeck.secrets.sensitive import Sensitive
 
@@ -29,12 +30,28 @@ CREDENTIAL = "demo-key"
 LINK_HOURS = 12
 LAB = "demo"
 
+
+@dataclass(frozen=True)
+class Place:
+    """A host's name, place and terms; `renews_in` is in days from today."""
+
+    name: str
+    region: str
+    latitude: float
+    longitude: float
+    role: str
+    quota: str
+    price: float
+    currency: str
+    renews_in: int
+
+
 PLACES = (
-    ("tyo-edge-1", "Tokyo", 35.68, 139.69, {"role": "edge"}, "1TB", "4.90 EUR"),
-    ("lax-edge-1", "Los Angeles", 34.05, -118.24, {"role": "edge"}, "3TB", "3.50 USD"),
-    ("fra-edge-2", "Frankfurt", 50.11, 8.68, {"role": "edge"}, "2TB", "4.15 EUR"),
-    ("sin-db-1", "Singapore", 1.35, 103.82, {"role": "db"}, "1TB", "6.00 USD"),
-    ("nue-origin", "Nuremberg", 49.45, 11.08, {"role": "origin"}, "20TB", "5.39 EUR"),
+    Place("tyo-edge-1", "Tokyo", 35.68, 139.69, "edge", "1TB", 4.90, "EUR", 23),
+    Place("lax-edge-1", "Los Angeles", 34.05, -118.24, "edge", "3TB", 3.50, "USD", 58),
+    Place("fra-edge-2", "Frankfurt", 50.11, 8.68, "edge", "2TB", 4.15, "EUR", 91),
+    Place("sin-db-1", "Singapore", 1.35, 103.82, "db", "1TB", 6.00, "USD", 34),
+    Place("nue-origin", "Nuremberg", 49.45, 11.08, "origin", "20TB", 5.39, "EUR", 140),
 )
 """Names, places and terms of the demo's hosts; everything else about them is read from the real thing."""
 
@@ -65,8 +82,10 @@ def demo(lab: bool, hosts: int, port: int) -> None:
     from opsdeck.settings import load
 
     with tempfile.TemporaryDirectory(prefix="opsdeck-demo-") as place:
-        settings = load(Path(place) / "data", database_url="", master_key_file=None, port=port, node="demo")
-        asyncio.run(_play(settings, plugins(), Path(place), lab=lab, names=[row[0] for row in PLACES[:hosts]]))
+        settings = load(
+            Path(place) / "data", database_url="", master_key_file=None, port=port, node="demo", sample_seconds=10
+        )
+        asyncio.run(_play(settings, plugins(), Path(place), lab=lab, names=[place.name for place in PLACES[:hosts]]))
 
 
 async def _play(settings: Settings, plugins: Plugins, place: Path, *, lab: bool, names: Sequence[str]) -> None:
@@ -114,10 +133,9 @@ async def _set_up(settings: Settings, plugins: Plugins, played: Sequence[PlayedH
     await database.close()
     async with Deck.open(settings, plugins=plugins) as deck:
         await deck.secrets.set(CREDENTIAL, key, kind="ssh-key", note="Lets in to the demo's hosts", actor=SYSTEM)
-        terms = {row[0]: row for row in PLACES}
+        terms = {place.name: place for place in PLACES}
         for host in played:
-            _, region, latitude, longitude, tags, quota, price = terms[host.name]
-            amount, currency = price.split()
+            place = terms[host.name]
             form = HostIn.model_validate(
                 {
                     "name": host.name,
@@ -126,13 +144,14 @@ async def _set_up(settings: Settings, plugins: Plugins, played: Sequence[PlayedH
                     "user": host.user,
                     "credential": CREDENTIAL,
                     "sudo": host.sudo,
-                    "tags": tags,
-                    "region": region,
-                    "latitude": latitude,
-                    "longitude": longitude,
-                    "quota_bytes": quota,
-                    "price": float(amount),
-                    "currency": currency,
+                    "tags": {"role": place.role},
+                    "region": place.region,
+                    "latitude": place.latitude,
+                    "longitude": place.longitude,
+                    "quota_bytes": place.quota,
+                    "price": place.price,
+                    "currency": place.currency,
+                    "renewal": utcnow().date() + timedelta(days=place.renews_in),
                 }
             )
             await deck.inventory.add(form, SYSTEM)

@@ -89,20 +89,14 @@ class FactBook:
     async def latest_of(self, hosts: Sequence[str]) -> dict[str, FactSet]:
         """Give the newest facts of many hosts by name; hosts without any are left out."""
         from sqlalchemy import func
+        from sqlalchemy import select as columns
+        from sqlalchemy.orm import aliased
 
+        other = aliased(FactSet)
+        last = columns(func.max(other.id)).where(col(other.host_id) == col(Host.id)).scalar_subquery()
         async with self._db.read() as session:
-            newest = (
-                select(FactSet.host_id, func.max(FactSet.taken).label("taken"))
-                .group_by(col(FactSet.host_id))
-                .subquery()
-            )
-            rows = await session.exec(
-                select(Host.name, FactSet)
-                .join(FactSet, col(FactSet.host_id) == col(Host.id))
-                .join(newest, (newest.c.host_id == FactSet.host_id) & (newest.c.taken == FactSet.taken))
-                .where(col(Host.name).in_(hosts))
-            )
-            return dict(rows.all())
+            query = select(Host.name, FactSet).join(FactSet, col(FactSet.id) == last)
+            return dict((await session.exec(query.where(col(Host.name).in_(hosts)))).all())
 
     async def changes(self, host: str, since: datetime, until: datetime | None = None) -> tuple[FactChange, ...]:
         """Give what differs between the facts at `since` and those at `until` (now when None).

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, insert
+from sqlalchemy import ColumnElement, func, insert
 from sqlalchemy import select as columns
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import aliased
 from sqlmodel import col, delete, select, update
 
 from opsdeck.clock import utcnow
@@ -63,6 +64,8 @@ class SampleBook:
         self._db = db
         self._last: dict[int, Seen] = {}
         self._loaded = False
+        self._thinned: datetime | None = None
+        """Hours before this one are thinned out."""
 
     async def store(self, polled: Sequence[Polled]) -> None:
         """Keep the answers to many polls, in one transaction. Answers of hosts that are gone are dropped."""
@@ -107,12 +110,7 @@ class SampleBook:
     async def latest(self, hosts: Iterable[str] | None = None) -> dict[str, Sample]:
         """Give the newest sample by host name, for these hosts or all; hosts never polled are left out."""
         async with self._db.read() as session:
-            newest = select(Sample.host_id, func.max(Sample.at).label("at")).group_by(col(Sample.host_id)).subquery()
-            query = (
-                select(Host.name, Sample)
-                .join(Sample, col(Sample.host_id) == col(Host.id))
-                .join(newest, (newest.c.host_id == Sample.host_id) & (newest.c.at == Sample.at))
-            )
+            query = select(Host.name, Sample).join(Sample, _is_newest())
             if hosts is not None:
                 query = query.where(col(Host.name).in_(list(hosts)))
             return dict((await session.exec(query)).all())
@@ -148,14 +146,17 @@ class SampleBook:
         async with self._db.write() as session:
             old = await session.exec(delete(Sample).where(col(Sample.at) < current - COARSE))
             gone = int(old.rowcount or 0)
-        async with self._db.read() as session:
-            first = (await session.exec(select(func.min(Sample.at)).where(col(Sample.at) >= current - COARSE))).one()
+        first = self._thinned
+        if first is None:
+            async with self._db.read() as session:
+                first = (await session.exec(select(func.min(Sample.at)))).one()
         if first is None:
             return gone
         hour = first.replace(minute=0, second=0, microsecond=0)
         while hour + HOUR <= current - FINE:
             gone += await self._thin_hour(hour)
             hour += HOUR
+            self._thinned = hour
         return gone
 
     async def _thin_hour(self, hour: datetime) -> int:
@@ -192,10 +193,7 @@ class SampleBook:
 
     async def _load(self) -> None:
         async with self._db.read() as session:
-            newest = select(Sample.host_id, func.max(Sample.at).label("at")).group_by(col(Sample.host_id)).subquery()
-            rows = await session.exec(
-                select(Sample).join(newest, (newest.c.host_id == Sample.host_id) & (newest.c.at == Sample.at))
-            )
+            rows = await session.exec(select(Sample).join(Host, _is_newest()))
             self._last = {
                 row.host_id: Seen(
                     row.at, row.boot_id, row.interfaces, row.received, row.sent, row.cpu_busy, row.cpu_total
@@ -214,6 +212,13 @@ class SampleBook:
                 "sent": col(Traffic.sent) + statement.excluded.sent,
             },
         )
+
+
+def _is_newest() -> ColumnElement[bool]:
+    """Join a host with its newest sample: one look into the index per host, however many samples there are."""
+    other = aliased(Sample)
+    last = columns(func.max(other.at)).where(col(other.host_id) == col(Host.id)).scalar_subquery()
+    return (col(Sample.host_id) == col(Host.id)) & (col(Sample.at) == last)
 
 
 def _seen(item: Polled) -> Seen:

@@ -81,6 +81,8 @@ class Network:
     def up(self) -> ipaddress.IPv4Network:
         """Make the bridge and its way out, if they are not there, and give the subnet.
 
+        Nobody but this machine gets in: other fleets and other machines could otherwise be routed here.
+
         Raises Unavailable when every subnet tried is in use.
         """
         with held(RUN_FOLDER / "network.lock"):
@@ -96,6 +98,10 @@ class Network:
                 chain out {{
                     type nat hook postrouting priority 100;
                     ip saddr {subnet} oifname != "{self.bridge}" masquerade;
+                }}
+                chain through {{
+                    type filter hook forward priority 0;
+                    iifname != "{self.bridge}" oifname "{self.bridge}" ct state new drop;
                 }}
             }}"""
             run(["nft", "-f", "-"], stdin=rules)

@@ -13,13 +13,19 @@ from sqlmodel import SQLModel
 
 from opsdeck.actor import SYSTEM
 from opsdeck.audit.log import AuditLog, Filters
+from opsdeck.builtin import plugin as core
 from opsdeck.db import Database, tables
+from opsdeck.deck import Deck
 from opsdeck.events import Bus
 from opsdeck.inventory.endpoints import Endpoints
+from opsdeck.inventory.forms import HostIn
 from opsdeck.inventory.hosts import Inventory
+from opsdeck.lab.inprocess import PlayHosts
+from opsdeck.plugins import Plugins
 from opsdeck.secrets.keyring import Keyring
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.secrets.store import SecretStore
+from opsdeck.settings import Settings
 
 assert tables.ROOMS
 
@@ -108,3 +114,39 @@ def inventory(db: Database, audit: AuditLog, bus: Bus) -> Inventory:
 @pytest.fixture
 def endpoints(inventory: Inventory, secrets: SecretStore) -> Endpoints:
     return Endpoints(inventory, secrets)
+
+
+@pytest.fixture
+async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
+    """A whole deck with the core's own plugin."""
+    settings = Settings(home=tmp_path / "home", sample_seconds=60)
+    settings.home.mkdir(mode=0o700)
+    Keyring.create(settings.key_file)
+    plugins = Plugins()
+    plugins.add("core", core)
+    database = Database(settings.url)
+    async with database.engine.begin() as connection:
+        await connection.run_sync(SQLModel.metadata.create_all)
+    await database.close()
+    async with Deck.open(settings, plugins=plugins, kind="server") as opened:
+        yield opened
+
+
+@pytest.fixture
+async def hosts(play_hosts: PlayHosts, deck: Deck) -> PlayHosts:
+    """Three play hosts in the deck, nothing pinned yet."""
+    await deck.secrets.set("play", Sensitive(play_hosts.private_key), kind="ssh-key", actor=SYSTEM)
+    forms = [
+        HostIn(name=host.name, address=host.address, port=host.port, user=host.user, credential="play")
+        for host in play_hosts
+    ]
+    await deck.inventory.apply(forms, {}, SYSTEM)
+    return play_hosts
+
+
+@pytest.fixture
+async def pinned(hosts: PlayHosts, deck: Deck) -> PlayHosts:
+    """The same, their keys trusted."""
+    for host in hosts:
+        await deck.host_keys.pin(host.name, host.host_key, SYSTEM)
+    return hosts

@@ -14,7 +14,7 @@ from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Command, Script
 from opsdeck.ssh.endpoint import Credential, Endpoint, Method, Sudo
 from opsdeck.ssh.errors import SudoRefused
-from opsdeck.ssh.program import BOOTSTRAP, Fence, compose
+from opsdeck.ssh.program import Fence, compose
 
 ODD = st.sampled_from(list("'\"\\$`!*?[]{}()<>|&;#~ \n\t\r=-%^@"))
 WORDS = st.text(st.one_of(ODD, st.characters(codec="utf-8", exclude_characters="\0")), max_size=40)
@@ -30,7 +30,10 @@ def say(shell: str, task, *, stdin: bytes = b"", before: str = "") -> tuple[Fenc
     program = compose(endpoint(), task)
     words = ["busybox", "sh"] if shell == "busybox" else [shell]
     done = subprocess.run(
-        [*words, "-c", before + BOOTSTRAP], input=program.opening + stdin, capture_output=True, start_new_session=True
+        [*words, "-c", before + program.line],
+        input=program.opening + stdin,
+        capture_output=True,
+        start_new_session=True,
     )
     fence = Fence(program)
     return fence, fence.stdout(done.stdout), fence.stderr(done.stderr), done.returncode
@@ -83,6 +86,30 @@ def test_a_forged_fence_line_starts_nothing():
     fence = Fence(program)
     assert fence.stdout(program.marker.encode() + b" 1; rm -rf / \n") == b""
     assert fence.group is None
+    assert fence.stdout(program.marker.encode() + b" 5 6 " + b"a" * 36 + b"\nmine") == b"mine"
+
+
+@pytest.mark.parametrize("size", [1, 3000, 4000, 4096, 5000, 100_000])
+@pytest.mark.parametrize("end", ["", "\n", " ", "\\"])
+def test_programs_of_any_length_leave_stdin_alone(size, end):
+    word = "x" * size + end
+    _, out, _, _ = say("sh", Script(text='printf %s "$1"; cat', args=(word,), stdin=b""), stdin=b"\n own")
+    assert out == word.encode() + b"\n own"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+@pytest.mark.parametrize("size", [7_000, 20_000, 120_000])
+def test_long_words_pass_every_shell(shell, size):
+    _, out, err, _ = say(shell, Command(("printf", "%s", "!'" * (size // 2))))
+    assert (out, err) == (b"!'" * (size // 2), b"")
+
+
+def test_a_login_shell_that_echoes_the_program_does_not_begin_the_output():
+    for flag in ("-x", "-v"):
+        program = compose(endpoint(), Command(("echo", "fine")))
+        done = subprocess.run(["bash", flag, "-c", program.line + "\n"], input=program.opening, capture_output=True)
+        echoed = done.stderr + done.stdout
+        assert Fence(program).stdout(echoed) == b"fine\n"
 
 
 def test_stdin_behind_the_program_is_the_commands_own():
@@ -98,7 +125,7 @@ def test_without_stdin_a_command_reads_nothing():
 def test_who_is_no_session_leader_gets_a_session_of_its_own():
     program = compose(endpoint(), Script(text="read -r line </proc/$$/stat; echo $line"))
     done = subprocess.run(
-        ["bash", "-c", f"({BOOTSTRAP}); true"], input=program.opening, capture_output=True, check=True
+        ["bash", "-c", f"({program.line}); true"], input=program.opening, capture_output=True, check=True
     )
     fence = Fence(program)
     pid, _, _, _, pgid, sid = fence.stdout(done.stdout).split()[:6]
@@ -107,10 +134,16 @@ def test_who_is_no_session_leader_gets_a_session_of_its_own():
     assert int(pid) == fence.group.pgid
 
 
-def test_it_does_not_start_when_nobody_listens(tmp_path):
+@pytest.mark.parametrize("pipe_signal", [True, False])
+def test_it_does_not_start_when_nobody_listens(tmp_path, pipe_signal):
     program = compose(endpoint(), Command(("touch", str(tmp_path / "ran"))))
     process = subprocess.Popen(
-        ["sh", "-c", "sleep 0.3; " + BOOTSTRAP], stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, start_new_session=True
+        ["sh", "-c", "sleep 0.3; " + program.line],
+        stdin=-1,
+        stdout=-1,
+        stderr=subprocess.DEVNULL,
+        restore_signals=pipe_signal,
+        start_new_session=True,
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -142,15 +175,17 @@ def test_a_missing_folder_ends_it_before_it_begins():
 def test_a_folder_with_an_odd_name_is_entered(tmp_path, cwd):
     (tmp_path / cwd).mkdir()
     program = compose(endpoint(), Command(("pwd",), cwd=cwd))
-    done = subprocess.run(["sh", "-c", BOOTSTRAP], input=program.opening, capture_output=True, cwd=tmp_path, check=True)
+    done = subprocess.run(
+        ["sh", "-c", program.line], input=program.opening, capture_output=True, cwd=tmp_path, check=True
+    )
     assert Fence(program).stdout(done.stdout).decode() == f"{tmp_path / cwd}\n"
 
 
-@pytest.mark.parametrize("variable", ["_od_b", "_od_l", "n", "p"])
+@pytest.mark.parametrize("variable", ["_od_b", "_od_l", "_od_p", "n"])
 def test_what_the_login_exports_is_not_in_the_way(variable):
     program = compose(endpoint(), Command(("printf", "%s", "fine")))
     done = subprocess.run(
-        ["sh", "-c", BOOTSTRAP],
+        ["sh", "-c", program.line],
         input=program.opening,
         capture_output=True,
         env={variable: "'; exit 3", "PATH": "/usr/bin:/bin", "IFS": "0123456789", "CDPATH": "/tmp"},
@@ -160,9 +195,8 @@ def test_what_the_login_exports_is_not_in_the_way(variable):
 
 def test_no_secret_is_in_the_program_text_but_on_stdin_behind_it():
     program = compose(endpoint(sudo=Sudo.PASSWORD, sudo_password=Sensitive("hunter2")), Command(("id",), sudo=True))
-    size, _, rest = program.opening.partition(b"\n")
-    assert b"hunter2" not in rest[: int(size)]
-    assert rest[int(size) :] == b"hunter2\n"
+    assert "hunter2" not in program.line
+    assert program.opening == b"hunter2\n"
     assert "hunter2" not in repr(program)
 
 

@@ -180,10 +180,14 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'deck.db'}")
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def db(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    sqlite = request.param == "sqlite"
+    database = Database(
+        f"sqlite+aiosqlite:///{tmp_path / 'deck.db'}" if sqlite else request.getfixturevalue("postgres_url")
+    )
     async with database.engine.begin() as connection:
+        await connection.run_sync(SQLModel.metadata.drop_all)
         await connection.run_sync(SQLModel.metadata.create_all)
     async with database.write() as session:
         session.add(Host(name="web1", address="192.0.2.1", user="root"))
