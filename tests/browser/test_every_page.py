@@ -67,7 +67,11 @@ def lived_in(console: Any) -> Any:
             form = ScheduleIn(name="facts-hourly", plugin="core", action="facts", selector="all", every_seconds=3600)
             await deck.schedules.add(form, SYSTEM)
         await deck.incidents.open(
-            "unreachable:web3", "web3 cannot be reached", detail="SSH timed out twice.", host="web3", severity="attention"
+            "unreachable:web3",
+            "web3 cannot be reached",
+            detail="SSH timed out twice.",
+            host="web3",
+            severity="attention",
         )
 
     console.do(live)
@@ -100,7 +104,9 @@ def test_targets_are_large_enough_for_a_thumb(lived_in: Any, open_tab: Callable[
     with open_tab(viewport=NARROW, has_touch=True) as page:
         for path in PAGES:
             page.goto(path)
-            found = page.locator("button:visible, .button:visible, .chip[href]:visible, summary.chip:visible").evaluate_all(small)
+            found = page.locator(
+                "button:visible, .button:visible, .chip[href]:visible, summary.chip:visible"
+            ).evaluate_all(small)
             assert found == [], path
 
 
