@@ -6,9 +6,11 @@ Everything here keeps its meaning within one `API` number. A plugin imports from
 from opsdeck.actor import Actor, Door, Role
 from opsdeck.clock import stamp, utcnow
 from opsdeck.db.naming import Table
+from opsdeck.deck import Deck
 from opsdeck.errors import Conflict, Invalid, NotFound, OpsDeckError, Refused, Unavailable
-from opsdeck.events import Event
+from opsdeck.events import Event, HostChanged, IncidentClosed, IncidentOpened, JobChanged, SlotMissed
 from opsdeck.hookspecs import hookimpl
+from opsdeck.inventory.models import Host
 from opsdeck.jobs.context import HostAccess, JobRun, PlanRun, ServiceRun, StepRun
 from opsdeck.manifest import (
     API,
@@ -34,14 +36,14 @@ from opsdeck.remote.artefacts import Artefact, Program
 from opsdeck.remote.deploy import Rollout
 from opsdeck.remote.depot import Depot
 from opsdeck.remote.directories import Directory
-from opsdeck.remote.errors import CheckRefused, HostFull, NoSystemd, NotDone, ProbeFailed
+from opsdeck.remote.errors import CheckRefused, NoSystemd, NotDone, ProbeFailed
 from opsdeck.remote.files import File
 from opsdeck.remote.firewall import AddressSet, Chain, Firewall, Hook
 from opsdeck.remote.units import Unit
 from opsdeck.remote.users import User
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Command, Completed, Script
-from opsdeck.ssh.errors import CommandFailed, CommandTimeout, LinkLost, Unreachable
+from opsdeck.ssh.errors import CommandFailed, CommandTimeout, DiskFull, LinkLost, Unreachable
 
 __all__ = [
     "API",
@@ -57,19 +59,25 @@ __all__ = [
     "CommandTimeout",
     "Completed",
     "Conflict",
+    "Deck",
     "Depot",
     "Directory",
+    "DiskFull",
     "Door",
     "Event",
     "File",
     "Finding",
     "Firewall",
     "Hook",
+    "Host",
     "HostAccess",
     "HostCard",
-    "HostFull",
+    "HostChanged",
     "HostName",
+    "IncidentClosed",
+    "IncidentOpened",
     "Invalid",
+    "JobChanged",
     "JobRun",
     "LinkLost",
     "Manifest",
@@ -96,6 +104,7 @@ __all__ = [
     "Sensitive",
     "Service",
     "ServiceRun",
+    "SlotMissed",
     "StepRun",
     "Table",
     "Targets",

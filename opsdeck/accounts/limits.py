@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, delete, select
 
 from opsdeck.accounts.models import Attempt
+from opsdeck.audit.entry import column
 from opsdeck.clock import utcnow
 from opsdeck.db import Database
 from opsdeck.errors import Refused
@@ -57,7 +58,7 @@ def source(kind: str, address: str) -> Key:
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:
-        return Key(f"{kind}:{address[:100]}", 20)
+        return Key(f"{kind}:{column(address)[:100]}", 20)
     if parsed.version == 6:
         parsed = ipaddress.ip_network((parsed, 64), strict=False).network_address
     return Key(f"{kind}:{parsed}", 20)

@@ -17,6 +17,7 @@ from opsdeck.accounts.passwords import Passwords
 from opsdeck.accounts.sessions import LINK
 from opsdeck.accounts.tokens import NotAuthenticated
 from opsdeck.actor import Actor, Door, Role
+from opsdeck.audit.entry import column
 from opsdeck.audit.log import AuditLog
 from opsdeck.clock import utcnow
 from opsdeck.db import Database
@@ -53,7 +54,7 @@ class Login:
         Raises `NotAuthenticated` with one sentence for all that may be wrong, `CodeNeeded` when only the code is
         missing, `TooManyAttempts` with the seconds to wait.
         """
-        name = name.strip().lower()
+        name = column(name.strip().lower())
         keys = _keys(name, source)
         await self._limits.begin(keys)
         user = await self._find(name)

@@ -105,14 +105,14 @@ class CopyParams(BaseModel):
 
         return File(
             self.path,
-            _source(self.source, actor, home) if self.source else self.content.replace("\r\n", "\n").encode(),
+            local_file(self.source, actor, home) if self.source else self.content.replace("\r\n", "\n").encode(),
             mode=parse_mode(self.mode) if self.mode else None,
             owner=self.owner or None,
             check=tuple(shlex.split(self.check)),
         )
 
 
-def _source(text: str, actor: Actor, home: Path) -> Path:
+def local_file(text: str, actor: Actor, home: Path) -> Path:
     """Find the file to send. Only who sits at the command line may name any; others reach below `files` alone."""
     root = (home / FOLDER).resolve()
     if actor.door is Door.CLI:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from opsdeck import __version__
-from opsdeck.builtin import copying, facts, health, hostcheck, packages, reboot, running, sampling, units
+from opsdeck.builtin import artefacts, copying, facts, health, hostcheck, packages, reboot, running, sampling, units
 from opsdeck.hookspecs import hookimpl
 from opsdeck.manifest import API, Finding, Manifest
 
@@ -30,6 +30,7 @@ def opsdeck_manifest() -> Manifest:
             copying.fetch,
             packages.packages,
             units.restart,
+            artefacts.artefact,
             reboot.reboot,
             facts.facts,
             hostcheck.hostcheck,

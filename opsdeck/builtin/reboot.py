@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from opsdeck.errors import Refused
 from opsdeck.manifest import Action, Receipt, Risk
 from opsdeck.plan import Change, Plan, Verb
 
@@ -49,6 +50,8 @@ async def _plan(run: PlanRun, params: RebootParams) -> Plan:
         return await boots.look(host)
 
     found = await run.gather(look)
+    if played := [name for name, boot in found.items() if boot.play]:
+        raise Refused("it is a host to play with, on the console's own machine; that is not rebooted.", host=played[0])
     return Plan(
         tuple(Change(name, Verb.RESTART, "the host", f"system {boot.system} now") for name, boot in found.items())
     )

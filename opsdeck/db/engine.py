@@ -70,11 +70,12 @@ class Database:
     @property
     def absent(self) -> bool:
         """Tell whether this is an SQLite file that is not there yet (opening it would make an empty one)."""
-        return self.sqlite and not Path(self.name).exists()
+        return self.sqlite and self.name not in ("", ":memory:") and not Path(self.name).exists()
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """Open a session that only reads. Raises `Unavailable` when the database cannot answer."""
+        """Open a session that only reads. Raises `Unavailable` when the database is gone or cannot answer."""
+        self._refuse_absent()
         async with guard(self.url), self._sessions() as session:
             await session.connection(execution_options={"readonly": True})
             yield session
@@ -85,8 +86,18 @@ class Database:
 
         Raises `Unavailable` when the database is locked beyond the busy timeout, full, read-only or gone.
         """
+        self._refuse_absent()
         async with guard(self.url), self._sessions() as session, session.begin():
             yield session
+
+    def _refuse_absent(self) -> None:
+        """An open connection would go on writing to a file that was removed, and lose it all in silence."""
+        if self.absent:
+            raise Unavailable(
+                f"the database {self.name} is not there.",
+                file=self.name,
+                hint="run `opsdeck init`, check OPSDECK_HOME, or put back the newest backup of the database",
+            )
 
     async def close(self) -> None:
         """Let go of every connection."""

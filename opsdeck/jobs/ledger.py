@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from opsdeck.db import Database
     from opsdeck.events import Bus
 
-BATCH_SECONDS = 0.08
+BATCH_SECONDS = 0.1
 HIGH_LINES = 20_000
 HIGH_BYTES = 8 << 20
-FLUSH_LINES = 5_000
+FLUSH_LINES = 4_000
 """Lines written in one transaction; more go into the next, so that no flush holds the loop for long."""
 LOG_LIMIT = 256 << 20
 """Bytes of log that one job keeps."""

@@ -18,6 +18,9 @@ CHUNK_LINES = 2000
 CHUNK_BYTES = 512 * 1024
 """Bytes of text after which a chunk is closed."""
 
+LAST = 2**31 - 1
+"""Highest number that a line can have: the column's bound."""
+
 Entry = tuple[int, str, str, str]
 """A line before it has a number: ms, host, stream, text."""
 
@@ -47,15 +50,17 @@ async def read(
     session: AsyncSession, job_id: int, *, after: int = 0, host: str | None = None, limit: int = 1000
 ) -> tuple[Line, ...]:
     """Give up to `limit` lines with a number above `after`, of all lanes or of one host's (`""`: the job's own)."""
+    after = max(0, min(after, LAST - 1))
     begin = select(func.max(LogChunk.first)).where(LogChunk.job_id == job_id, LogChunk.first <= after + 1)
     start = (await session.exec(begin)).one() or 0
     found: list[Line] = []
+    many = 2 if host is None else 8
     while len(found) < limit:
         query = (
             select(LogChunk.first, LogChunk.count, LogChunk.lines)
             .where(LogChunk.job_id == job_id, LogChunk.first >= start)
             .order_by(col(LogChunk.first))
-            .limit(8)
+            .limit(many)
         )
         rows = (await session.exec(query)).all()
         for first, count, text in rows:
@@ -65,6 +70,6 @@ async def read(
                 for number, (ms, lane, stream, line) in enumerate(json.loads(text), first)
                 if number > after and (host is None or lane == host)
             ]
-        if len(rows) < 8:
+        if len(rows) < many:
             break
     return tuple(found[:limit])

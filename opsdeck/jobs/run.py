@@ -250,7 +250,7 @@ class JobWork:
             self.ledger.change(host, state=self.ending.state, error=self.ending.text, finished=utcnow())
 
     def _failed(self, host: str, work: StepWork, fault: BaseException) -> None:
-        text = explain(fault, work._redactor)
+        text = explain(fault, work._redactor, host)
         _log.debug("job %s on %s", self.id, host, exc_info=fault)
         work.log(text, "bad")
         self.ledger.change(host, state=State.FAILED, error=text, fault=type(fault).__name__, finished=utcnow())
@@ -263,10 +263,13 @@ def number(job: Job) -> int:
     return job.id
 
 
-def explain(fault: BaseException, redactor: Redactor) -> str:
-    """Give one clear, masked line for a fault: the house's own as they are, others with their class."""
+def explain(fault: BaseException, redactor: Redactor, host: str = "") -> str:
+    """Give one clear, masked line for a fault: the house's own as they are, others with their class.
+
+    A fault of another host than `host` (a jump host) is named.
+    """
     if isinstance(fault, OpsDeckError):
-        text = _line(fault)
+        text = f"{fault.host}: {_line(fault)}" if fault.host not in (None, host) else _line(fault)
     elif isinstance(fault, SystemExit | KeyboardInterrupt):
         text = f"the action tried to end the process ({type(fault).__name__}); only its own work was ended."
     else:

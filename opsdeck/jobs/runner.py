@@ -7,7 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +46,14 @@ class Running:
     job: Job
     work: JobWork
     main: asyncio.Task[dict[str, Any] | None]
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when it was told to stop."""
 
     def end(self, ending: Ending) -> None:
         """End it from outside; the first cause counts."""
         if self.work.ending is None and not self.main.done():
             self.work.ending = ending
+            self.told.set()
             self.main.cancel()
 
 
@@ -60,6 +63,8 @@ class Runner:
     def __init__(self, deck: Deck) -> None:
         self._deck = deck
         self.running: dict[int, Running] = {}
+        self.left_behind: set[asyncio.Task[Any]] = set()
+        """Tasks of actions that did not stop when told."""
 
     async def run(self, job: Job, *, tap: Callable[[Written], None] | None = None) -> None:
         """Run a job that this node has claimed, until its final state is in the database.
@@ -98,15 +103,16 @@ class Runner:
             _log.warning("%s", fault)
         finally:
             del self.running[job_id]
-            await _gone(running)
+            self._leave(running)
 
     async def _until_done(self, running: Running, keeper: asyncio.Task[None]) -> None:
         """Wait for the action's end, and a bounded time longer once it was told to stop."""
-        main = running.main
+        main, told = running.main, asyncio.ensure_future(running.told.wait())
         try:
-            await asyncio.wait({main, keeper}, return_when=asyncio.FIRST_COMPLETED)
-            if keeper.done() and not main.done():
+            await asyncio.wait({main, keeper, told}, return_when=asyncio.FIRST_COMPLETED)
+            if keeper.done():
                 running.end(Ending(Cause.TAKEN, "its rows could not be written any more"))
+            if not main.done():
                 await asyncio.wait({main}, timeout=STOP_SECONDS)
             if keeper.done():
                 keeper.result()
@@ -114,6 +120,8 @@ class Runner:
             running.end(Ending(Cause.LEFT, "this process ends"))
             await asyncio.wait({main}, timeout=STOP_SECONDS)
             raise
+        finally:
+            told.cancel()
 
     async def _read(self, job: Job) -> tuple[Sequence[Step], tuple[Host, ...], int]:
         async with self._deck.db.read() as session:
@@ -156,6 +164,15 @@ class Runner:
 
         async with self._deck.leases.hold(names, f"job:{work.id}", action.title, lost=lost):
             yield
+
+    def _leave(self, running: Running) -> None:
+        """Keep hold of a task that did not stop, and look at its result when it ends after all."""
+        if running.main.done():
+            return
+        _log.error("job %s did not stop when told; its task was left behind", running.job.id)
+        self.left_behind.add(running.main)
+        running.main.add_done_callback(self.left_behind.discard)
+        running.main.add_done_callback(lambda task: task.cancelled() or task.exception())
 
     def _outcome(self, running: Running) -> Done | None:
         """Give the job's end, and bring the steps that are not over into line; None when the job goes on elsewhere."""
@@ -247,13 +264,6 @@ async def _watch(running: Running, job: Job) -> None:
                 return
             waits.append(job.silence - quiet + 0.01)
         await asyncio.sleep(min(waits))
-
-
-async def _gone(running: Running) -> None:
-    """Look at the result of a task that was left behind, so that nothing of it is lost in silence."""
-    if not running.main.done():
-        running.main.add_done_callback(lambda task: task.cancelled() or task.exception())
-        _log.error("job %s did not stop when told; its task was left behind", running.job.id)
 
 
 def actor_of(job: Job) -> Actor:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from opsdeck.errors import OpsDeckError
+from opsdeck.errors import OpsDeckError, Refused
 from opsdeck.remote.errors import NotDone, ProbeFailed, Unreadable
 from opsdeck.remote.sources import shell
 from opsdeck.ssh.command import Completed, Script
@@ -36,6 +36,8 @@ class Boot:
     identity: str
     system: str
     failed: tuple[str, ...] = ()
+    play: bool = False
+    """A host to play with, which is a shell on the console's own machine."""
 
     @property
     def settled(self) -> bool:
@@ -60,7 +62,9 @@ def parse_look(host: str, done: Completed) -> Boot:
     if not lines or lines[-1] != "end" or len(words[0]) != 3:
         raise Unreadable("the look at its boot broke off.", host=host)
     system = next((word[1] for word in words if word[0] == "system" and len(word) > 1), "")
-    return Boot(f"{words[0][1]}:{words[0][2]}", system, tuple(word[1] for word in words if word[0] == "failed"))
+    return Boot(
+        f"{words[0][1]}:{words[0][2]}", system, tuple(word[1] for word in words if word[0] == "failed"), "play" in lines
+    )
 
 
 async def look(host: HostAccess) -> Boot:
@@ -76,6 +80,10 @@ async def reboot(
     Raises `ProbeFailed` when it is not back after `limit` s, or has units failed that had not before.
     """
     before = await look(host)
+    if before.play:
+        raise Refused(
+            "it is a host to play with, on the console's own machine; that is not rebooted.", host=host.host.name
+        )
     began = time.monotonic()
     # The link may go before the answer is read: whether it reboots is seen by its next boot, not by this.
     with contextlib.suppress(LinkLost, Unreachable):

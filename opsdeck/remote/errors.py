@@ -17,10 +17,6 @@ class NotDone(OpsDeckError):
     """The host did not do it, or did something else."""
 
 
-class HostFull(Unavailable):
-    """The host has no room left where something is to be written."""
-
-
 class NoSystemd(Unavailable):
     """The host is not run by systemd, so there are no units to work with."""
 

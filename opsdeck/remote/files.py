@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING
 from opsdeck.errors import Invalid, NotFound, Refused
 from opsdeck.plan import Change, Verb
 from opsdeck.remote import paths
-from opsdeck.remote.errors import CheckRefused, HostFull, NotDone, Unreadable
+from opsdeck.remote.errors import CheckRefused, NotDone, Unreadable
 from opsdeck.remote.sources import shell
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Completed, Script, printable
+from opsdeck.ssh.errors import DiskFull
 
 if TYPE_CHECKING:
     from opsdeck.jobs.context import HostAccess
@@ -286,7 +287,7 @@ def _raise(host: str, path: str, why: str, said: str) -> None:
         case "owner":
             raise NotDone(f"the owner or mode of {path} cannot be set: {said}.", **given, hint="use sudo")
         case _ if "No space left" in said or "quota exceeded" in said.lower():
-            raise HostFull(f"no room for {path}: {said}.", **given, hint="make room; nothing was changed")
+            raise DiskFull(f"no room for {path}: {said}.", **given, hint="make room; nothing was changed")
         case _:
             raise NotDone(f"{path} was not written: {said or 'it arrived damaged'}.", **given)
 
@@ -323,13 +324,21 @@ async def apply(
     """Put the files in place, all or none, in one round trip for all small ones; give the paths that were changed.
 
     `validate` is an argv run once the files lie in place (`nginx -t`); an end other than 0 puts everything back.
-    Raises `CheckRefused`, `HostFull`, `NotFound` for a missing folder, `Refused` for links and folders, `NotDone`.
+    Raises `CheckRefused`, `DiskFull`, `NotFound` for a missing folder, `Refused` for links and folders, `NotDone`.
     """
     places = stage(files)
     script, body = apply_script(files, places, validate=validate, keep_previous=keep_previous, sudo=sudo)
     for file, place, ahead in zip(files, places.names, places.ahead, strict=True):
         if ahead and not isinstance(file.content, Sensitive | None):
-            await host.put(file.content, place, mode=0o600, sudo=sudo)
+            try:
+                await host.put(file.content, place, mode=0o600, sudo=sudo)
+            except DiskFull as fault:
+                raise DiskFull(
+                    f"no room for {file.path} ({file.size} bytes).",
+                    host=host.host.name,
+                    file=file.path,
+                    hint=fault.hint,
+                ) from fault
     done = await host.run(script, stdin=body, check=False, log=False)
     return parse_apply(host.host.name, files, done)
 

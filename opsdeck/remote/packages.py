@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from opsdeck.errors import Conflict, Invalid, NotFound, Refused
 from opsdeck.plan import Change, Verb
-from opsdeck.remote.errors import HostFull, NotDone, Unreadable
+from opsdeck.remote.errors import NotDone, Unreadable
 from opsdeck.remote.sources import shell
 from opsdeck.ssh.command import Command, Completed, Script, printable
+from opsdeck.ssh.errors import DiskFull
 
 if TYPE_CHECKING:
     from opsdeck.jobs.context import HostAccess, StepRun
@@ -211,7 +212,7 @@ def explain(host: str, done: Completed) -> Exception:
             f"apt does not know it: {said}", host=host, field="names", hint="check the name, or update the lists"
         )
     if "No space left on device" in text or "You don't have enough free space" in text:
-        return HostFull(f"no room: {said}", host=host, hint="make room, then `dpkg --configure -a` and run it again")
+        return DiskFull(f"no room: {said}", host=host, hint="make room, then `dpkg --configure -a` and run it again")
     if "Packages need to be removed" in text:
         return Refused(f"it would remove other packages: {said}", host=host, hint="look at the plan; allow removals")
     if "Held packages were changed" in text:

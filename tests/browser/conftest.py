@@ -181,8 +181,8 @@ def tab(browser: Any, console: Console, **options: Any) -> Iterator[Any]:
 def log_in(page: Any, console: Console) -> None:
     """Log in as the admin."""
     page.goto("/login")
-    page.get_by_label("Name").fill("admin")
-    page.get_by_label("Password").fill(console.password)
+    page.locator("input[name=name]").fill("admin")
+    page.locator("input[name=password]").fill(console.password)
     page.locator("form[action='/login'] button").click()
     page.wait_for_url(f"{console.url}/")
 

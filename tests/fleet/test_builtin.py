@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -103,3 +105,40 @@ async def test_a_detached_script_as_root_outlives_a_cut_link(deck, fleet):
     assert job.state == "succeeded", steps["web2"].error
     assert [line.text for line in lines if line.stream == "out"] == ["begun", "root", "ended"]
     assert fleet_host.state()
+
+
+def wheel(folder: Path, version: str, text: str) -> dict[str, str]:
+    """Make a wheel with a program in it; give the parameters that name it."""
+    path = folder / f"ticker-{version}.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("ticker/ticker", text)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return {"version": version, "sha256": digest, "source": str(path), "member": "ticker/ticker", "arch": "all"}
+
+
+async def test_a_program_is_upgraded_on_one_host_first_and_put_back_when_its_unit_fails(deck, fleet, tmp_path):
+    run_it = "/opt/opsdeck/artefacts/ticker/current/ticker"
+    unit = f"[Service]\nExecStart={run_it}\n"
+    job, _, _ = await run(deck, "copy", path="/etc/systemd/system/ticker.service", content=unit, sudo=True)
+    assert job.state == "succeeded"
+    good = wheel(tmp_path, "1.0", "#!/bin/sh\nexec sleep 1000\n")
+    job, steps, _ = await run(deck, "artefact", name="ticker", unit="ticker", **good)
+    assert job.state == "succeeded", [step.error for step in steps.values()]
+    assert steps["web2"].receipt["probe"] == {"unit": "ticker.service", "active": "active"}
+    bad = wheel(tmp_path, "1.1", "#!/bin/sh\necho missing library\nexit 127\n")
+    job, steps, _ = await run(deck, "artefact", name="ticker", unit="ticker", **bad)
+    assert job.state == "failed"
+    assert "missing library" in steps["web1"].error
+    assert (steps["web1"].note, steps["web2"].state) == ("put back", "skipped")
+    for name in ("web1", "web2"):
+        assert fleet.host(name).execute(["readlink", "/opt/opsdeck/artefacts/ticker/current"]) == "1.0\n"
+        assert fleet.host(name).execute(["systemctl", "is-active", "ticker"]) == "active\n"
+    job, _, _ = await run(deck, "artefact", name="ticker", what="hold", why="until Monday")
+    assert job.state == "succeeded"
+    job, steps, _ = await run(deck, "artefact", name="ticker", **bad)
+    assert "until Monday" in steps["web1"].error
+    good |= {"sha256": "0" * 64, "version": "2"}
+    job, _, _ = await run(deck, "artefact", name="ticker", **good)
+    assert "sha256" in job.error
+    job, _, _ = await run(deck, "artefact", name="ticker", what="let_go")
+    await run(deck, "restart", unit="ticker", how="stop")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import string
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,9 +15,10 @@ from pydantic import ValidationError
 from opsdeck.actor import Door
 from opsdeck.builtin import copying, running
 from opsdeck.builtin.running import CommandParams, ScriptParams
-from opsdeck.errors import Invalid
+from opsdeck.errors import Invalid, Refused
 from opsdeck.jobs import params as forms
 from opsdeck.manifest import Recover, Risk
+from opsdeck.remote.errors import NoSystemd
 from opsdeck.ssh.command import Command, Script
 
 
@@ -194,6 +196,21 @@ def test_a_fetched_file_stays_in_its_place(tmp_path, text):
     place = copying.landing(tmp_path, 7, "h1", params.path)
     assert place.parent == tmp_path / "files" / "7" / "h1"
     assert place.resolve().is_relative_to(tmp_path.resolve())
+
+
+async def test_a_host_to_play_with_is_never_rebooted(do, plan):
+    """It is a shell on this very machine."""
+    with pytest.raises(Refused, match="play"):
+        await plan("reboot", on="h1")
+    job, steps, _ = await do("reboot", on="h1")
+    assert job.state == "failed"
+    assert "not rebooted" in steps["h1"].error
+
+
+@pytest.mark.skipif(Path("/run/systemd/system").exists(), reason="this machine runs systemd")
+async def test_without_systemd_there_are_no_units(plan):
+    with pytest.raises(NoSystemd, match="systemd does not run here"):
+        await plan("restart", unit="ssh", on="h1")
 
 
 @pytest.mark.parametrize(

@@ -67,10 +67,23 @@ async def test_readonly(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_gone(tmp_path: Path) -> None:
     db = Database(f"sqlite+aiosqlite:///{tmp_path}/no/folder/deck.db")
-    with pytest.raises(Unavailable, match="unable to open") as caught:
+    with pytest.raises(Unavailable, match="is not there") as caught:
         async with db.read() as session:
             await session.exec(select(User))
     assert "opsdeck init" in str(caught.value.hint)
+    await db.close()
+
+
+async def test_removed_while_it_is_open(file: Path) -> None:
+    db = Database(f"sqlite+aiosqlite:///{file}")
+    async with db.write() as session:
+        session.add(User(name="ada"))
+    file.unlink()
+    for way in (db.read, db.write):
+        with pytest.raises(Unavailable, match="is not there"):
+            async with way() as session:
+                await session.exec(select(User))
+    assert not file.exists(), "no empty one is made in its place"
     await db.close()
 
 
@@ -86,6 +99,7 @@ async def test_not_a_database(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
 async def test_without_tables(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
+    (tmp_path / "e.db").touch()
     url = f"sqlite+aiosqlite:///{tmp_path / 'e.db'}" if kind == "sqlite" else request.getfixturevalue("postgres_url")
     db = Database(url)
     with pytest.raises(Unavailable) as caught:

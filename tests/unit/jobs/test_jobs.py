@@ -173,11 +173,10 @@ async def test_an_action_on_the_console_opens_steps_where_it_finds_out_that_it_m
     assert (host, state) == ("h1", "succeeded")
 
 
-async def test_what_a_job_touches_is_touched_by_no_other(deck, boss, open_deck):
+async def test_what_a_job_touches_is_touched_by_no_other(deck, boss, open_deck, until):
     async with open_deck("other") as other:
         first = asyncio.create_task(deck.jobs.run(sh("sleep 1", "h1", "alone"), boss))
-        while not await deck.leases.list():
-            await asyncio.sleep(0.02)
+        await until(deck.leases.list)
         refused = await other.jobs.run(sh("true", "all", "alone"), boss)
         assert (refused.state, refused.fault) == ("failed", "Conflict")
         assert "box:h1 is held by job:1 (Alone) on deck" in refused.error
@@ -186,11 +185,10 @@ async def test_what_a_job_touches_is_touched_by_no_other(deck, boss, open_deck):
     assert await deck.leases.list() == ()
 
 
-async def test_a_stolen_lease_ends_the_job_that_had_it(deck, boss, monkeypatch):
+async def test_a_stolen_lease_ends_the_job_that_had_it(deck, boss, monkeypatch, until):
     monkeypatch.setattr("opsdeck.jobs.leases.BEAT", 0.1)
     running = asyncio.create_task(deck.jobs.run(sh("sleep 60", "h1", "alone"), boss))
-    while not await deck.leases.list():
-        await asyncio.sleep(0.02)
+    await until(deck.leases.list)
     before = await deck.leases.steal("box:h1", boss)
     assert before.holder == "job:1"
     job = await running

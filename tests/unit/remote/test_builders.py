@@ -10,7 +10,7 @@ from opsdeck.errors import Conflict, Invalid, NotFound, OpsDeckError, Refused
 from opsdeck.remote import artefacts, directories, files, firewall, packages, units, users
 from opsdeck.remote.artefacts import Artefact, ArtefactState
 from opsdeck.remote.directories import Directory
-from opsdeck.remote.errors import HostFull, NoSystemd, NotDone, ProbeFailed
+from opsdeck.remote.errors import NoSystemd, NotDone, ProbeFailed
 from opsdeck.remote.files import File
 from opsdeck.remote.firewall import AddressSet, Chain, Firewall, Hook
 from opsdeck.remote.packages import Intent, Request
@@ -18,6 +18,7 @@ from opsdeck.remote.sources import shell
 from opsdeck.remote.units import Act, Unit
 from opsdeck.remote.users import User
 from opsdeck.ssh.command import Completed
+from opsdeck.ssh.errors import DiskFull
 
 EVIL = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
 
@@ -99,8 +100,8 @@ def test_apt_is_asked_without_questions():
         (b"E: Unable to locate package foo", NotFound),
         (b"E: Package 'foo' has no installation candidate", NotFound),
         (b"E: Version '9' for 'foo' was not found", NotFound),
-        (b"dpkg: error: failed to write: No space left on device", HostFull),
-        (b"E: You don't have enough free space in /var/cache/apt/archives/.", HostFull),
+        (b"dpkg: error: failed to write: No space left on device", DiskFull),
+        (b"E: You don't have enough free space in /var/cache/apt/archives/.", DiskFull),
         (b"E: Packages need to be removed but remove is disabled.", Refused),
         (b"E: Held packages were changed and -y was used without --allow-change-held-packages.", Refused),
         (b"E: dpkg was interrupted, you must manually run 'dpkg --configure -a'", NotDone),

@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from opsdeck.errors import Invalid, NotFound, Refused
 from opsdeck.plan import Verb
 from opsdeck.remote import files
-from opsdeck.remote.errors import CheckRefused, HostFull, NotDone, Unreadable
+from opsdeck.remote.errors import CheckRefused, NotDone, Unreadable
 from opsdeck.remote.files import File, FileState, Kind
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Completed
+from opsdeck.ssh.errors import DiskFull
 
 
 def left(folder: Path) -> list[str]:
@@ -208,7 +209,7 @@ async def test_no_room(here, tmp_path):
         pytest.skip("mounting is not allowed here")
     try:
         (tmp_path / "conf").write_text("old")
-        with pytest.raises(HostFull, match="No space left"):
+        with pytest.raises(DiskFull, match="No space left"):
             await files.apply(here, [File(str(tmp_path / "conf"), b"x" * 200_000)])
         assert (tmp_path / "conf").read_text() == "old"
         assert left(tmp_path) == ["conf"]

@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -110,10 +111,10 @@ PermitRootLogin yes
 
 
 @pytest.fixture(scope="session")
-def sshd_at() -> Iterator[Callable[..., Sshd]]:
+def sshd_at(absent: Any) -> Iterator[Callable[..., Sshd]]:
     """Start an sshd with extra config lines; all are stopped at the end."""
     if SSHD is None:
-        pytest.skip("no OpenSSH server is installed (package openssh-server)")
+        absent("there is no sshd here (package openssh-server)")
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     # Not below pytest's own folder: the accounts made here must be able to reach the keys.
@@ -147,17 +148,17 @@ class Account:
 
 
 @pytest.fixture(scope="session")
-def account() -> Iterator[Callable[..., Account]]:
+def account(absent: Any) -> Iterator[Callable[..., Account]]:
     """Make a user with a login shell and, if wanted, a sudoers rule (`{user}` is filled in); removed at the end."""
     if os.getuid() != 0 or shutil.which("useradd") is None:
-        pytest.skip("making accounts needs root and useradd")
+        absent("making accounts needs root and useradd", installable=os.getuid() == 0)
     made: list[str] = []
 
     def make(shell: str = "/bin/sh", sudoers: str | None = None) -> Account:
         if shutil.which(shell) is None:
-            pytest.skip(f"{shell} is not installed")
+            absent(f"{shell} is not installed")
         if sudoers is not None and shutil.which("sudo") is None:
-            pytest.skip("sudo is not installed")
+            absent("sudo is not installed")
         name = f"od{secrets.token_hex(4)}"
         subprocess.run(["useradd", "-m", "-s", shell, name], check=True)
         made.append(name)

@@ -134,13 +134,15 @@ def test_who_is_no_session_leader_gets_a_session_of_its_own():
     assert int(pid) == fence.group.pgid
 
 
-def test_it_does_not_start_when_nobody_listens(tmp_path):
+@pytest.mark.parametrize("pipe_signal", [True, False])
+def test_it_does_not_start_when_nobody_listens(tmp_path, pipe_signal):
     program = compose(endpoint(), Command(("touch", str(tmp_path / "ran"))))
     process = subprocess.Popen(
         ["sh", "-c", "sleep 0.3; " + program.line],
         stdin=-1,
         stdout=-1,
         stderr=subprocess.DEVNULL,
+        restore_signals=pipe_signal,
         start_new_session=True,
     )
     assert process.stdin is not None

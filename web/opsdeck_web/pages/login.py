@@ -15,7 +15,6 @@ from litestar.response import Redirect
 from opsdeck.accounts.models import User
 from opsdeck.deck import Deck
 from opsdeck.errors import OpsDeckError
-from opsdeck.secrets.sensitive import Sensitive
 from opsdeck_web import identity
 from opsdeck_web.security import local_path
 from opsdeck_web.shell import page
@@ -39,8 +38,8 @@ async def log_in(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[
     name = str(form.get("name") or "").strip()
     source = identity.source_of(request.scope)
     try:
-        password, code = Sensitive(str(form.get("password") or "")), str(form.get("code") or "")
-        user = await deck.accounts.authenticate(name, password, code.replace(" ", ""), source)
+        code = str(form.get("code") or "").replace(" ", "")
+        user = await deck.accounts.authenticate(name, str(form.get("password") or ""), code, source)
     except OpsDeckError as fault:
         return page(request, "login.html", status=fault.status, next=target, name=name, fault=fault,
                     ask_code=fault.field == "code")  # fmt: skip
@@ -89,14 +88,14 @@ async def log_out(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response
 
 
 def asks_code(visitor: Visitor) -> bool:
-    """Tell whether a person proves themselves with a code as well."""
+    """Tell whether a person proves themselves with a code."""
     return visitor.user.totp_blob is not None
 
 
 async def prove(deck: Deck, visitor: Visitor, form: Mapping[str, Any]) -> Visitor:
-    """Check the person's password and code once more; give the visitor as stepped up. Raises `Refused`."""
-    password, code = Sensitive(str(form.get("proof") or "")), str(form.get("code") or "")
-    await deck.accounts.login.step_up(visitor.name, password, code.replace(" ", ""), visitor.source)
+    """Check the person's code, or else their password, once more; give the visitor as stepped up. Raises `Refused`."""
+    password, code = str(form.get("proof") or ""), str(form.get("code") or "").replace(" ", "")
+    await deck.accounts.prove(visitor.name, password=password, code=code, source=visitor.source)
     return await identity.step_up(deck, visitor)
 
 
