@@ -182,7 +182,7 @@ async def _retry(deck: Deck, number: int, given: dict[str, Any]) -> int:
         return 0
     with show.shown():
         found = await interruptible(deck, actor, show, work)
-    return finished(show, found, given["as_json"])
+    return finished(deck, show, found, given["as_json"])
 
 
 @job.command()

@@ -285,6 +285,11 @@ class Jobs:
 
         await serve(self._deck, self.engine, stop)
 
+    @property
+    def left_behind(self) -> bool:
+        """Tell whether an action of this process did not stop when told: then its event loop cannot end by itself."""
+        return self.engine.left_behind
+
     async def recover(self) -> int:
         """Take up or close what dead nodes left, here and now; give how many jobs that were."""
         return await self.engine.recover()

@@ -9,7 +9,7 @@ from sqlalchemy import func
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from opsdeck.jobs.lines import Line
+from opsdeck.jobs.lines import Line, storable
 from opsdeck.jobs.models import LogChunk
 
 CHUNK_LINES = 2000
@@ -33,7 +33,7 @@ def chunks(job_id: int, first: int, entries: Sequence[Entry]) -> list[dict[str, 
         size += len(entry[3])
         if index + 1 == len(entries) or index + 1 - start >= CHUNK_LINES or size >= CHUNK_BYTES:
             part = entries[start : index + 1]
-            text = json.dumps(part, ensure_ascii=False, separators=(",", ":")).replace("\x7f", "\\u007f")
+            text = storable(json.dumps(part, ensure_ascii=False, separators=(",", ":")))
             rows.append({"job_id": job_id, "first": first + start, "count": len(part), "lines": text})
             start, size = index + 1, 0
     return rows

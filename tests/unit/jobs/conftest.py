@@ -84,6 +84,12 @@ async def bad(_step, _given):
     raise ValueError("nobody thought of this")
 
 
+async def garbage(step, _given):
+    step.log("nul \0 half \udc80 end")
+    step.note("note \0 \udc80")
+    raise ValueError("\0 \udcff")
+
+
 async def hang(_step, _given):
     await asyncio.sleep(3600)
 
@@ -128,6 +134,7 @@ def plugin() -> types.ModuleType:
         Action("reveal", "Reveal", "…", params=WithSecret, step=reveal),
         Action("leave", "Leave", "…", step=leave),
         Action("bad", "Bad", "…", step=bad),
+        Action("garbage", "Garbage", "…", step=garbage),
         Action("hang", "Hang", "…", step=hang),
         Action("stubborn", "Stubborn", "…", step=stubborn),
         Action("whole", "Whole", "…", run=whole),

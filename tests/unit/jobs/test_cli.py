@@ -146,3 +146,20 @@ async def test_leases_are_listed_and_stolen(opsdeck, deck):
     assert (code, out) == (0, "thing was taken from job:7 on deck.\n")
     code, out, _ = await opsdeck("incident", "list", "--json")
     assert (code, json.loads(out)) == (0, [])
+
+
+async def test_a_worker_takes_what_waits_and_leaves_on_sigterm(opsdeck, home, deck, until):
+    worker = await start(home, "worker")
+    try:
+        await until(deck.jobs.nodes)
+        code, _, err = await opsdeck(
+            "plugin", "run", "core", "command", "--command", "echo hello", "--on", "h3", "--background"
+        )
+        assert (code, err) == (0, "")
+        code, out, _ = await opsdeck("job", "log", "-f", "1")
+        assert (code, out) == (0, "h3 | $ echo hello\nh3 | hello\n")
+    finally:
+        worker.terminate()
+        out, err = await asyncio.wait_for(worker.communicate(), 40)
+    assert worker.returncode == 0, err.decode()
+    assert await deck.jobs.nodes() == ()

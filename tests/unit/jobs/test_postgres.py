@@ -59,3 +59,11 @@ async def test_a_late_ledger_is_told_so(deck, boss):
     with pytest.raises(JobTaken):
         await ledger.finish(Done(State.SUCCEEDED))
     assert await deck.jobs.log(job.id) == ()
+
+
+async def test_text_that_no_database_takes_is_made_fit(deck, boss):
+    job = await deck.jobs.run(Submission("test", "garbage", {}, "h1"), boss)
+    (step,) = await deck.jobs.steps(job.id)
+    assert (step.state, step.note) == ("failed", "note \\0 \\udc80")
+    assert step.error == "the action failed with ValueError: \\0 \\udcff"
+    assert (await deck.jobs.log(job.id))[0].text == "nul \0 half \udc80 end"
