@@ -18,6 +18,9 @@ CHUNK_LINES = 2000
 CHUNK_BYTES = 512 * 1024
 """Bytes of text after which a chunk is closed."""
 
+LAST = 2**31 - 1
+"""Highest number that a line can have: the column's bound."""
+
 Entry = tuple[int, str, str, str]
 """A line before it has a number: ms, host, stream, text."""
 
@@ -47,6 +50,7 @@ async def read(
     session: AsyncSession, job_id: int, *, after: int = 0, host: str | None = None, limit: int = 1000
 ) -> tuple[Line, ...]:
     """Give up to `limit` lines with a number above `after`, of all lanes or of one host's (`""`: the job's own)."""
+    after = max(0, min(after, LAST - 1))
     begin = select(func.max(LogChunk.first)).where(LogChunk.job_id == job_id, LogChunk.first <= after + 1)
     start = (await session.exec(begin)).one() or 0
     found: list[Line] = []

@@ -172,9 +172,15 @@ def boss() -> Actor:
 
 
 @pytest.fixture
-async def home(tmp_path: Path) -> Path:
+def database_url() -> str:
+    """Name the database of these tests; a module on PostgreSQL brings its own."""
+    return ""
+
+
+@pytest.fixture
+async def home(tmp_path: Path, database_url: str) -> Path:
     """Make a data folder with a key and a database that is up to date."""
-    settings = Settings(home=tmp_path / "deck")
+    settings = Settings(home=tmp_path / "deck", database_url=database_url)
     settings.home.mkdir(mode=0o700)
     Keyring.create(settings.key_file)
     database = Database(settings.url)
@@ -184,12 +190,14 @@ async def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_deck(home: Path) -> Callable[..., contextlib.AbstractAsyncContextManager[Deck]]:
+def open_deck(home: Path, database_url: str) -> Callable[..., contextlib.AbstractAsyncContextManager[Deck]]:
     """Give a way to open the same data folder as one more process would."""
 
     @contextlib.asynccontextmanager
     async def opened(node: str = "deck", kind: str = "server") -> AsyncIterator[Deck]:
-        async with Deck.open(Settings(home=home, node=node), plugins=plugins(), kind=kind) as deck:
+        async with Deck.open(
+            Settings(home=home, node=node, database_url=database_url), plugins=plugins(), kind=kind
+        ) as deck:
             yield deck
 
     return opened

@@ -69,7 +69,8 @@ def row_of(entry: Entry) -> Row:
         parts += [f"{key} {_short(value)}" for key, value in detail.items() if value not in (None, "", [], {})]
     for name, arrow in (("before", "−"), ("after", "+")):
         if isinstance(body.get(name), dict):
-            parts += [f"{arrow}{key} {_short(value)}" for key, value in body[name].items()]
+            said = {key: value for key, value in body[name].items() if value not in (None, "", [], {})}
+            parts += [f"{arrow}{key} {_short(value)}" for key, value in said.items()]
         elif body.get(name) not in (None, ""):
             parts.append(f"{arrow}{_short(body[name])}")
     kind, _colon, name = entry.target.partition(":")

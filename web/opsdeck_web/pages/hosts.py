@@ -30,6 +30,8 @@ from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
 
 FIELDS = tuple(name for name in HostIn.model_fields if name not in {"latitude", "longitude"})
+FOLD = 4
+"""Longest list of a fact that is shown without being asked for."""
 SINCE = {"1": timedelta(days=1), "7": timedelta(days=7), "30": timedelta(days=30)}
 
 
@@ -79,7 +81,10 @@ async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[
         host=host,
         line=lines[0],
         keys=await keys_of(deck, host),
-        facts=[(fact_title(key), fact_text(key, value)) for key, value in (latest.facts if latest else {}).items()],
+        facts=[
+            (fact_title(key), fact_text(key, value), fact_items(value))
+            for key, value in (latest.facts if latest else {}).items()
+        ],
         taken=latest.confirmed if latest else None,
         changes=[
             (fact_title(change.name), fact_text(change.name, change.before), fact_text(change.name, change.after))
@@ -128,6 +133,11 @@ async def cards_of(deck: Deck, host: Host) -> list[tuple[str, HostCard]]:
 def fact_title(name: str) -> str:
     """Give a fact's title."""
     return _(BY_NAME[name].title) if name in BY_NAME else name
+
+
+def fact_items(value: Any) -> list[str]:
+    """Give the entries of a long list, which the page folds up; nothing for what is short."""
+    return [str(item) for item in value] if isinstance(value, list | tuple) and len(value) > FOLD else []
 
 
 def fact_text(name: str, value: Any) -> str:
