@@ -87,7 +87,7 @@ class Frame:
                 continue
             try:
                 loaders[manifest.name] = PackageLoader(manifest.package)
-            except ValueError:
+            except (ValueError, ImportError):
                 continue  # the plugin brings no templates folder
         environment = Environment(
             autoescape=True,
