@@ -21,6 +21,7 @@ from opsdeck.jobs.models import Job, State
 from opsdeck.jobs.step import StepWork
 from opsdeck.secrets.redact import Redactor
 from opsdeck.secrets.sensitive import Sensitive
+from opsdeck.ssh.errors import HostKeyChanged
 
 if TYPE_CHECKING:
     from opsdeck.db import Database
@@ -134,6 +135,8 @@ class JobWork:
             raise
         except BaseException as fault:  # also SystemExit: an action that ends the process ends its own step only
             self._failed(host, work, fault)
+            if isinstance(fault, HostKeyChanged):
+                await self._deck.host_keys.report(fault)
             raise
         else:
             change(host, state=State.SUCCEEDED, finished=utcnow())

@@ -132,3 +132,8 @@ def day(on: date | None) -> str:
 def log_time(at: datetime) -> str:
     """Give the time of a line of log."""
     return f"{at.astimezone(reader_zone()):%H:%M:%S}"
+
+
+def local(at: datetime) -> str:
+    """Give a time to the minute in the reader's zone."""
+    return f"{at.astimezone(reader_zone()):%Y-%m-%d %H:%M}"

@@ -20,7 +20,7 @@ from opsdeck.jobs.models import Job
 from opsdeck.plugins import Plugins
 from opsdeck_web import charts, formatting, states
 from opsdeck_web.identity import Shell
-from opsdeck_web.language import HTML_CODES, LANGUAGES, marked, words
+from opsdeck_web.language import HTML_CODES, LANGUAGES, _, marked, words
 
 STATIC = Path(str(files("opsdeck_web") / "static"))
 
@@ -47,10 +47,19 @@ CORE = (
     ("Audit", "/audit", "u"),
 )
 PLATFORM = (("Secrets", "/secrets", "k"), ("People", "/people", "p"), ("Health", "/health", "e"))
-_MARKED = [
-    marked(text)
-    for text in ("Overview", "Hosts", "Actions", "Jobs", "Schedules", "Audit", "Secrets", "People", "Health", "Console")
-]
+MARKED = (
+    marked("Overview"),
+    marked("Hosts"),
+    marked("Actions"),
+    marked("Jobs"),
+    marked("Schedules"),
+    marked("Audit"),
+    marked("Secrets"),
+    marked("People"),
+    marked("Health"),
+    marked("Console"),
+)
+"""Titles that stand as data above, or in a manifest of ours; named here for the catalogue."""
 
 
 def static_version() -> str:
@@ -78,7 +87,7 @@ class Frame:
                 continue
             try:
                 loaders[manifest.name] = PackageLoader(manifest.package)
-            except ValueError:
+            except (ValueError, ImportError):
                 continue  # the plugin brings no templates folder
         environment = Environment(
             autoescape=True,
@@ -114,6 +123,7 @@ class Frame:
             job_title=self.job_title,
             action_title=self.action_title,
             log_time=formatting.log_time,
+            local=formatting.local,
             reader_zone=formatting.zone.get,
             tags_of=lambda host: ", ".join(f"{key}={value}" if value else key for key, value in host.tags.items()),
             zip=lambda *lists: list(zip(*lists, strict=True)),
@@ -168,7 +178,7 @@ class Frame:
 
         badges = {
             "/hosts": str(shell.hosts) if shell.hosts else "",
-            "/jobs": words.text("%d running") % shell.running if shell.running else "",
+            "/jobs": _("%d running") % shell.running if shell.running else "",
         }
         admin = shell.visitor is not None and shell.visitor.admin
         plugin_lines = []
@@ -182,9 +192,9 @@ class Frame:
                 )
         return [
             ("", [line(title, target, key, badges.get(target, "")) for title, target, key in CORE]),
-            (words.text("Plugins"), [entry for _, entry in sorted(plugin_lines, key=lambda pair: pair[0])]),
+            (_("Plugins"), [entry for _order, entry in sorted(plugin_lines, key=lambda pair: pair[0])]),
             (
-                words.text("Platform"),
+                _("Platform"),
                 [line(title, target, key) for title, target, key in PLATFORM if admin or target != "/people"],
             ),
         ]
@@ -197,7 +207,7 @@ def shell_of(request: Request[Any, Any, Any]) -> Shell:
 
 
 def _owner(context: Context) -> str:
-    head, slash, _ = (context.name or "").partition("/")
+    head, slash, _rest = (context.name or "").partition("/")
     return head if slash and head not in {"parts", "pages"} else "web"
 
 

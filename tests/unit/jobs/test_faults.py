@@ -53,6 +53,9 @@ async def test_a_changed_host_key_refuses_that_host_only(deck, boss, hosts):
     assert [steps[name].state for name in ("h1", "h2", "h3")] == ["succeeded", "failed", "succeeded"]
     assert steps["h2"].fault == "HostKeyChanged"
     assert "Next:" in steps["h2"].error
+    (incident,) = await deck.incidents.open_now()
+    assert (incident.key, incident.host) == ("host-key:h2", "h2")
+    assert (await deck.inventory.get("h2")).reach == "key_changed"
 
 
 async def test_a_refused_key_names_user_and_secret(deck, boss, hosts):

@@ -12,8 +12,8 @@ from sqlmodel import select
 from opsdeck import __version__
 from opsdeck.clock import utcnow
 from opsdeck.deck import Deck
+from opsdeck.health import examine
 from opsdeck.jobs.models import Lease, Node
-from opsdeck.manifest import Finding
 from opsdeck_web.shell import page
 
 ORDER = {"broken": 0, "attention": 1, "ok": 2}
@@ -22,17 +22,14 @@ ORDER = {"broken": 0, "attention": 1, "ok": 2}
 @get("/health")
 async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[Any]:
     """Ask everybody, and show what is wrong first."""
-    found = await deck.plugins.gather("opsdeck_health", deck=deck)
-    findings = [(plugin, finding) for plugin, given in found.items() for finding in given]
-    findings += [("core", finding) for finding in await own(deck)]
-    findings += [(fault.plugin, Finding(fault.where, "broken", fault.text)) for fault in deck.plugins.faults]
+    findings = await examine(deck)
     async with deck.db.read() as session:
         nodes = (await session.exec(select(Node))).all()
         leases = (await session.exec(select(Lease))).all()
     return page(
         request,
         "pages/health.html",
-        findings=sorted(findings, key=lambda pair: (ORDER.get(pair[1].state, 0), pair[0])),
+        findings=sorted(findings, key=lambda finding: ORDER.get(finding.state, 0)),
         nodes=nodes,
         leases=[lease for lease in leases if lease.expires > utcnow()],
         plugins=deck.plugins.ordered(),
@@ -40,15 +37,6 @@ async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[An
         home=str(deck.settings.home),
         incidents=[incident for incident in await deck.incidents.list(limit=20) if incident.closed],
     )
-
-
-async def own(deck: Deck) -> list[Finding]:
-    """Give the findings of the console itself."""
-    try:
-        from opsdeck.cli.setup import findings
-    except ImportError:
-        return []
-    return list(await findings(deck))
 
 
 routes = [show]
