@@ -6,9 +6,11 @@ Everything here keeps its meaning within one `API` number. A plugin imports from
 from opsdeck.actor import Actor, Door, Role
 from opsdeck.clock import stamp, utcnow
 from opsdeck.db.naming import Table
+from opsdeck.deck import Deck
 from opsdeck.errors import Conflict, Invalid, NotFound, OpsDeckError, Refused, Unavailable
-from opsdeck.events import Event
+from opsdeck.events import Event, HostChanged, IncidentClosed, IncidentOpened, JobChanged, SlotMissed
 from opsdeck.hookspecs import hookimpl
+from opsdeck.inventory.models import Host
 from opsdeck.jobs.context import HostAccess, JobRun, PlanRun, ServiceRun, StepRun
 from opsdeck.manifest import (
     API,
@@ -57,6 +59,7 @@ __all__ = [
     "CommandTimeout",
     "Completed",
     "Conflict",
+    "Deck",
     "Depot",
     "Directory",
     "DiskFull",
@@ -66,10 +69,15 @@ __all__ = [
     "Finding",
     "Firewall",
     "Hook",
+    "Host",
     "HostAccess",
     "HostCard",
+    "HostChanged",
     "HostName",
+    "IncidentClosed",
+    "IncidentOpened",
     "Invalid",
+    "JobChanged",
     "JobRun",
     "LinkLost",
     "Manifest",
@@ -96,6 +104,7 @@ __all__ = [
     "Sensitive",
     "Service",
     "ServiceRun",
+    "SlotMissed",
     "StepRun",
     "Table",
     "Targets",

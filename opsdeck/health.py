@@ -27,14 +27,8 @@ CLOCK_SECONDS = 3.0
 
 
 async def examine(deck: Deck) -> tuple[Finding, ...]:
-    """Look at everything; `deck` need not be open. Never raises what a look can name."""
-    found: list[Finding] = []
-    for subject, look in LOOKS:
-        try:
-            found += [finding async for finding in look(deck)]
-        except OpsDeckError as fault:
-            if all(finding.text != fault.message for finding in found):
-                found.append(Finding(subject, BROKEN, fault.message, fault.hint or ""))
+    """Look at everything, plugins too; `deck` need not be open. Never raises what a look can name."""
+    found = await look(deck)
     if all(finding.state != BROKEN for finding in found):
         for findings in (await deck.plugins.gather("opsdeck_health", deck=deck)).values():
             found += findings
@@ -42,6 +36,18 @@ async def examine(deck: Deck) -> tuple[Finding, ...]:
         hint = f"mend or remove it, or add {told.plugin!r} to OPSDECK_DISABLED_PLUGINS"
         found.append(Finding(f"plugin {told.plugin}", ATTENTION, f"{told.text} (in {told.where})", hint))
     return tuple(found)
+
+
+async def look(deck: Deck) -> list[Finding]:
+    """Look at what is the core's own: data folder, disk, clock, database, keys, secrets, audit trail."""
+    found: list[Finding] = []
+    for subject, glance in LOOKS:
+        try:
+            found += [finding async for finding in glance(deck)]
+        except OpsDeckError as fault:
+            if all(finding.text != fault.message for finding in found):
+                found.append(Finding(subject, BROKEN, fault.message, fault.hint or ""))
+    return found
 
 
 async def _folder(deck: Deck) -> AsyncIterator[Finding]:

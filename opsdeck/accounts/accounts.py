@@ -154,12 +154,10 @@ class Accounts:
             verb = "user.disabled" if disabled else "user.enabled"
             await self._audit.append(session, actor, verb, f"user:{name}")
 
-    async def set_password(
-        self, name: str, password: Sensitive, actor: Actor, *, keep_session: str | None = None
-    ) -> None:
+    async def set_password(self, name: str, password: Sensitive, actor: Actor, *, keep: str | None = None) -> None:
         """Set a password: one's own (the caller has had the old one proven), or anybody's as admin.
 
-        All logins end but `keep_session`.
+        All logins end but `keep`.
         """
         require(actor, Role.VIEWER if actor.name == name else Role.ADMIN, "set passwords of others")
         _not_the_name(name, password)
@@ -168,7 +166,7 @@ class Accounts:
             user = await _get(session, name)
             user.password_hash, user.password_changed = kept, utcnow()
             session.add(user)
-            await _end_logins(session, user, keep=keep_session)
+            await _end_logins(session, user, keep=keep)
             await self._audit.append(session, actor, "user.password_changed", f"user:{name}")
 
     async def remove(self, name: str, actor: Actor) -> None:

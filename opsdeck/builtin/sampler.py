@@ -93,17 +93,19 @@ class Sampler:
         versions = await self.deck.endpoints.versions()
         for name in self.targets.keys() - hosts.keys():
             del self.targets[name]
+            self.deck.ssh.drop(name)
             await self._over(name)
         fresh = [name for name in hosts if name in versions and self._stale(name, versions[name])]
         resolved = await self._resolve(fresh)
         for name, host in hosts.items():
             if name in resolved:
                 known = self.targets.get(name)
-                self.targets[name] = Target(host, resolved[name], versions[name])
+                target = Target(host, resolved[name], versions[name])
+                self.targets[name] = target
                 if known is None:
                     self._schedule(name, offset(name, self.interval))
                 else:
-                    self.targets[name].misses = known.misses
+                    target.misses, target.due = known.misses, known.due
             elif name in self.targets:
                 self.targets[name].host = host
         unpinned = [name for name, target in self.targets.items() if not target.endpoint.host_keys]

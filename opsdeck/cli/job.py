@@ -133,7 +133,11 @@ def cancel(number: int, as_json: bool) -> None:
         found = await deck.jobs.cancel(number, frame.actor())
         if found.state == "running":
             click.echo("Asked; waiting until it is over.", err=True)
-        return await deck.jobs.ended(number), await deck.jobs.steps(number)
+        if trouble := deck.jobs.trouble(found):
+            click.echo(trouble, err=True)
+        else:
+            found = await deck.jobs.ended(number)
+        return found, await deck.jobs.steps(number)
 
     found, steps = frame.with_deck(work)
     if as_json:
@@ -178,7 +182,7 @@ async def _retry(deck: Deck, number: int, given: dict[str, Any]) -> int:
         return 0
     with show.shown():
         found = await interruptible(deck, actor, show, work)
-    return finished(show, found, given["as_json"])
+    return finished(deck, show, found, given["as_json"])
 
 
 @job.command()

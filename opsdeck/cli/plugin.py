@@ -173,11 +173,13 @@ async def run_here(deck: Deck, submission: Submission, action: Action, given: di
 
     with show.shown():
         job = await interruptible(deck, actor, show, work)
-    return finished(show, job, given["as_json"])
+    return finished(deck, show, job, given["as_json"])
 
 
-def finished(show: Any, job: Job, as_json: bool) -> int:
-    """Print a job's end and give the exit code."""
+def finished(deck: Deck, show: Any, job: Job, as_json: bool) -> int:
+    """Print a job's end and give the exit code; end the process at once if an action would hold it up."""
+    import os
+
     from opsdeck.cli.running import exit_code, summary
 
     steps = list(show.steps.values())
@@ -185,7 +187,12 @@ def finished(show: Any, job: Job, as_json: bool) -> int:
         frame.print_json(show.result(job))
     else:
         click.echo(summary(job, steps), err=True)
-    return exit_code(job, steps)
+    code = exit_code(job, steps)
+    if deck.jobs.left_behind:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 async def _queue(deck: Deck, submission: Submission, action: Action, given: dict[str, Any]) -> None:

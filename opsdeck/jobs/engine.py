@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from datetime import timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -39,6 +39,11 @@ Tap = Callable[[Written], None]
 
 class Engine(Protocol):
     """What moves jobs. It carries their numbers only; the rows are the truth."""
+
+    @property
+    def left_behind(self) -> bool:
+        """Tell whether an action here did not stop when told."""
+        ...
 
     async def submit(self, job_id: int) -> None:
         """Know that a job is queued."""
@@ -75,6 +80,11 @@ class EmbeddedEngine:
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._beat: asyncio.Task[None] | None = None
+
+    @property
+    def left_behind(self) -> bool:
+        """Tell whether an action here did not stop when told."""
+        return bool(self.runner.left_behind)
 
     async def submit(self, job_id: int) -> None:
         """Wake the loop of this process; other nodes look every second."""
@@ -156,15 +166,17 @@ class EmbeddedEngine:
                 return
             self._start(job)
 
-    def _start(self, job: Job) -> None:
-        task = asyncio.create_task(self._run(job), name=f"run {job.id}")
+    def _start(self, job: Job, work: Coroutine[None, None, None] | None = None) -> None:
+        task = asyncio.create_task(self._guarded(job, work or self.run(job, None)), name=f"run {job.id}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda _: self._wake.set())
 
-    async def _run(self, job: Job) -> None:
+    @staticmethod
+    async def _guarded(job: Job, work: Coroutine[None, None, None]) -> None:
+        """Do the work of one job; what it raises is told and stops no other. Its lease runs out then."""
         try:
-            await self.run(job, None)
+            await work
         except OpsDeckError as fault:
             _log.error("job %s was left: %s", job.id, fault)
         except Exception:
@@ -207,9 +219,7 @@ class EmbeddedEngine:
             if claimed.resume:
                 self._start(claimed.job)
             else:
-                task = asyncio.create_task(self._recovery.close(claimed.job))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                self._start(claimed.job, self._recovery.close(claimed.job))
         return taken
 
     def _keep_beating(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ PAGE = 2000
 
 POLL_SECONDS = 0.5
 LOCAL_SECONDS = 5.0
+PULSE_SECONDS = 15.0
+"""After this long without news an empty update is given, so that a watcher can look whether the job still lives."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ async def follow(deck: Deck, job_id: int, after: int) -> AsyncIterator[Update]:
         return isinstance(event, LogWritten | JobChanged) and event.job_id == job_id
 
     known: dict[str, StepState] = {}
-    first = True
+    pulse = 0.0
     async with deck.events.subscribe(wanted, size=100) as events:
         while True:
             async with deck.db.read() as session:
@@ -64,9 +67,9 @@ async def follow(deck: Deck, job_id: int, after: int) -> AsyncIterator[Update]:
             known |= {step.host: step for step in steps}
             over = State(job.state).final and len(lines) < PAGE
             after = lines[-1].number if lines else after
-            if lines or steps or first or over:
+            if lines or steps or over or time.monotonic() >= pulse:
                 yield Update(job, lines, steps)
-            first = False
+                pulse = time.monotonic() + PULSE_SECONDS
             if over:
                 return
             if len(lines) < PAGE:

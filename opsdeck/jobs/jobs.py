@@ -118,7 +118,7 @@ class Jobs:
     async def get(self, id: int) -> Job:
         """Find a job. Raises `NotFound`."""
         async with self._deck.db.read() as session:
-            job = await session.get(Job, id)
+            job = await session.get(Job, id) if 0 < id <= log.LAST else None
         if job is None:
             raise NotFound(f"there is no job {id}.", field="job", hint="`opsdeck job list` shows what there is")
         return job
@@ -255,7 +255,7 @@ class Jobs:
         """Wait for a job's end, at most `seconds`; give it as it is then."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                async for _ in self.follow(id, after=1 << 62):
+                async for _ in self.follow(id, after=log.LAST):
                     continue
         return await self.get(id)
 
@@ -284,6 +284,11 @@ class Jobs:
         from opsdeck.jobs.serving import serve
 
         await serve(self._deck, self.engine, stop)
+
+    @property
+    def left_behind(self) -> bool:
+        """Tell whether an action of this process did not stop when told: then its event loop cannot end by itself."""
+        return self.engine.left_behind
 
     async def recover(self) -> int:
         """Take up or close what dead nodes left, here and now; give how many jobs that were."""

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import update
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -73,6 +74,9 @@ class Leases:
         while True:
             try:
                 return await self._acquire(wanted, holder, purpose)
+            except IntegrityError:
+                # PostgreSQL: another node made the row at the same moment; now it is there to be read.
+                continue
             except Conflict:
                 left = end - time.monotonic()
                 if left <= 0:

@@ -22,7 +22,7 @@ from opsdeck.audit.entry import Record
 from opsdeck.clock import utcnow
 from opsdeck.errors import Conflict, Unavailable
 from opsdeck.events import JobChanged, LogWritten
-from opsdeck.jobs.lines import Line
+from opsdeck.jobs.lines import Line, storable
 from opsdeck.jobs.log import Entry, chunks
 from opsdeck.jobs.models import Job, LogChunk, State, Step
 
@@ -184,7 +184,7 @@ class Ledger:
         step = self.steps[host]
         before = step.state
         for name, value in values.items():
-            setattr(step, name, value)
+            setattr(step, name, storable(value) if type(value) is str else value)
         self._dirty[host] = None
         if step.state != before:
             self._changed.append((host, step.state))
@@ -261,7 +261,7 @@ class Ledger:
         values: dict[str, Any] = {"log_bytes": Job.log_bytes + batch.size}
         if done is not None:
             notes = [*notes, AuditNote("job.finished", f"job:{self._job_id}", _outcome(done, self.steps.values()))]
-            values |= asdict(done) | {"finished": utcnow(), "lease_until": None}
+            values |= asdict(done) | {"error": storable(done.error), "finished": utcnow(), "lease_until": None}
         async with self._db.write() as session:
             await self._claim(session, values)
             connection = await session.connection()

@@ -101,6 +101,15 @@ def cut(text: str) -> str:
 
 
 _MARK = re.compile(r" …\[(\d+) more bytes of this line were not kept\]\Z")
+
+
+def storable(text: str) -> str:
+    """Make any text of an action fit for every database: no NUL byte, no half of a surrogate pair."""
+    if "\0" in text:
+        text = text.replace("\0", "\\0")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
 _ESCAPES = re.compile(
     r"\x1b\[[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor
     r"|\x1b[\]PX^_].*?(?:\x07|\x1b\\|\Z)"  # OSC, DCS, SOS, PM, APC: titles, clipboards

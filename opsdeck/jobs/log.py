@@ -9,7 +9,7 @@ from sqlalchemy import func
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from opsdeck.jobs.lines import Line
+from opsdeck.jobs.lines import Line, storable
 from opsdeck.jobs.models import LogChunk
 
 CHUNK_LINES = 2000
@@ -17,6 +17,9 @@ CHUNK_LINES = 2000
 
 CHUNK_BYTES = 512 * 1024
 """Bytes of text after which a chunk is closed."""
+
+LAST = 2**31 - 1
+"""Highest number that a line can have: the column's bound."""
 
 Entry = tuple[int, str, str, str]
 """A line before it has a number: ms, host, stream, text."""
@@ -30,7 +33,7 @@ def chunks(job_id: int, first: int, entries: Sequence[Entry]) -> list[dict[str, 
         size += len(entry[3])
         if index + 1 == len(entries) or index + 1 - start >= CHUNK_LINES or size >= CHUNK_BYTES:
             part = entries[start : index + 1]
-            text = json.dumps(part, ensure_ascii=False, separators=(",", ":")).replace("\x7f", "\\u007f")
+            text = storable(json.dumps(part, ensure_ascii=False, separators=(",", ":")))
             rows.append({"job_id": job_id, "first": first + start, "count": len(part), "lines": text})
             start, size = index + 1, 0
     return rows
@@ -47,6 +50,7 @@ async def read(
     session: AsyncSession, job_id: int, *, after: int = 0, host: str | None = None, limit: int = 1000
 ) -> tuple[Line, ...]:
     """Give up to `limit` lines with a number above `after`, of all lanes or of one host's (`""`: the job's own)."""
+    after = max(0, min(after, LAST - 1))
     begin = select(func.max(LogChunk.first)).where(LogChunk.job_id == job_id, LogChunk.first <= after + 1)
     start = (await session.exec(begin)).one() or 0
     found: list[Line] = []

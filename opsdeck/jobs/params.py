@@ -88,7 +88,7 @@ def parse(plugin: str, action: Action, raw: Mapping[str, Any]) -> BaseModel:
     errors = []
     if model.model_config.get("extra", "ignore") == "ignore":
         known = set(model.model_fields) | {field.alias for field in model.model_fields.values() if field.alias}
-        errors = [FieldError(str(key), "there is no such parameter") for key in raw if key not in known]
+        errors = [FieldError(str(key) or "(empty)", "there is no such parameter") for key in raw if key not in known]
     try:
         params = model.model_validate(dict(raw))
     except ValidationError as fault:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("opsdeck.jobs")
 
+RECEIPT_LIMIT = 256 * 1024
+"""Bytes of a receipt as JSON."""
+
 
 class Doors:
     """Endpoints of many hosts, opened together when the first is needed."""
@@ -286,9 +289,12 @@ def unpack(receipt: Any, where: str) -> dict[str, Any] | None:
     if receipt is None:
         return None
     try:
-        data = json.loads(json.dumps(receipt))
+        text = json.dumps(receipt)
+        data = json.loads(text)
     except (TypeError, ValueError) as fault:
         raise Invalid(f"{where} gave a receipt that is not plain data: {fault}.") from fault
     if not isinstance(data, dict):
         raise Invalid(f"{where} gave a receipt that is a {type(receipt).__name__}, not a mapping.")
+    if len(text) > RECEIPT_LIMIT:
+        raise Invalid(f"{where} gave a receipt of {len(text)} bytes; {RECEIPT_LIMIT} is the most.", hint="log the rest")
     return data

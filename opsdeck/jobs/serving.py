@@ -36,8 +36,6 @@ async def serve(deck: Deck, engine: Engine, stop: asyncio.Event) -> None:
         asyncio.create_task(deck.services.serve(stop), name="services"),
         asyncio.create_task(_present(deck, stop), name="node"),
         asyncio.create_task(_keep_house(deck, stop), name="housekeeping"),
-        asyncio.create_task(deck.schedules.serve(stop), name="schedules"),
-        asyncio.create_task(deck.services.serve(stop), name="services"),
     ]
     try:
         done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_EXCEPTION)

@@ -30,10 +30,10 @@ _LABEL = re.compile(r"[a-z0-9][a-z0-9-]{0,31}\Z")
 
 
 def unit_name(deployment: str, job_id: int, host: str, label: str) -> str:
-    """Give the name under which a detached command is found on its host, from any node."""
+    """Give the name under which a detached command is found on its host, from any node; SSH puts `opsdeck-` before."""
     if not _LABEL.match(label):
         raise Invalid(f"{label!r} is no label.", field="label", hint="use small letters, digits and -, at most 32")
-    return f"opsdeck-{deployment}-{job_id}-{hashlib.sha256(host.encode()).hexdigest()[:10]}-{label}"
+    return f"{deployment}-{job_id}-{hashlib.sha256(host.encode()).hexdigest()[:10]}-{label}"
 
 
 class StepWork(Access):

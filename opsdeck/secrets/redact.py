@@ -15,7 +15,6 @@ import html
 import json
 import re
 import shlex
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote, quote_plus
 
@@ -37,7 +36,7 @@ class Redactor:
     def __init__(self, secrets: Iterable[Sensitive] = ()) -> None:
         self._seen: set[str] = set()
         self._patterns: list[bytes] = []
-        self._firsts = frozenset[int]()
+        self._beginnings: set[bytes] = set()
         self.longest = 0
         self.add(*secrets)
 
@@ -54,7 +53,7 @@ class Redactor:
         for text in fresh:
             found.update(_forms(text))
         self._patterns = sorted(found)
-        self._firsts = frozenset(pattern[0] for pattern in self._patterns)
+        self._beginnings = {pattern[:size] for pattern in self._patterns for size in range(1, len(pattern))}
         self.longest = max(map(len, self._patterns), default=0)
 
     def text(self, text: str) -> str:
@@ -62,8 +61,7 @@ class Redactor:
         if not self._patterns:
             return text
         data = text.encode("utf-8", "surrogateescape")
-        stream = Stream(self)
-        return (stream.feed(data) + stream.flush()).decode("utf-8", "surrogateescape")
+        return Stream(self).whole(data).decode("utf-8", "surrogateescape")
 
     def stream(self) -> Stream:
         """Give a stream of its own for one channel of output."""
@@ -79,13 +77,8 @@ class Redactor:
     def undecided(self, data: bytes, start: int) -> int:
         """Give where, from `start`, the end of `data` may be the beginning of a pattern; its length when nowhere."""
         for at in range(max(start, len(data) - self.longest + 1), len(data)):
-            if data[at] in self._firsts:
-                tail = data[at:]
-                index = bisect_left(self._patterns, tail)
-                while index < len(self._patterns) and self._patterns[index].startswith(tail):
-                    if len(self._patterns[index]) > len(tail):
-                        return at
-                    index += 1
+            if data[at:] in self._beginnings:
+                return at
         return len(data)
 
 
@@ -107,6 +100,10 @@ class Stream:
         if not self._redactor:
             return data
         return self._decide(self._held + data, more=True)
+
+    def whole(self, data: bytes) -> bytes:
+        """Take a chunk that is whole: nothing that follows belongs to it."""
+        return self._decide(self._held + data, more=False) if self._redactor else data
 
     def flush(self) -> bytes:
         """Give what was held back. What comes later is not joined to it: a secret sent in halves around it shows."""

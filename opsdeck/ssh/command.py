@@ -8,7 +8,7 @@ can be read by every user of a host.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -30,7 +30,7 @@ class Stream(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class _Task:
-    stdin: bytes | None = None
+    stdin: bytes | None = field(default=None, repr=False)
     sudo: bool = False
     run_as: str | None = None
     cwd: str | None = None
@@ -112,6 +112,14 @@ class ProcessGroup:
     boot: str
     sudo: bool = False
     run_as: str | None = None
+
+
+Output = Callable[[Stream, bytes], Awaitable[None] | None]
+"""Takes output as it comes."""
+Started = Callable[[ProcessGroup], Awaitable[None]]
+"""Takes the process group before the command begins."""
+Feed = AsyncIterator[bytes]
+"""A stdin that comes in pieces."""
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from opsdeck.errors import Conflict, Invalid, NotFound
-from opsdeck.ssh.command import Completed, ProcessGroup, Script, Stream, Task
+from opsdeck.ssh.command import Completed, Output, ProcessGroup, Script, Started, Stream, Task
 from opsdeck.ssh.endpoint import Endpoint
 from opsdeck.ssh.errors import CommandFailed, LinkLost, Unreachable
-from opsdeck.ssh.execution import Output, Started
 from opsdeck.ssh.program import detached_body
 from opsdeck.ssh.transfer import Run
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Callable
 
 import asyncssh
 
-from opsdeck.ssh.command import Completed, ProcessGroup, Stream, printable
+from opsdeck.ssh.command import Completed, Feed, Output, ProcessGroup, Started, Stream, printable
 from opsdeck.ssh.endpoint import Endpoint
 from opsdeck.ssh.errors import CommandTimeout, LinkLost, ShellRefused, SudoRefused
 from opsdeck.ssh.program import NO_SETSID, Fence, Program
-
-Output = Callable[[Stream, bytes], Awaitable[None] | None]
-Started = Callable[[ProcessGroup], Awaitable[None]]
-Feed = AsyncIterator[bytes]
 
 _QUEUE_LIMIT = 512 * 1024
 _CHUNK = 64 * 1024

@@ -14,12 +14,12 @@ import asyncssh
 
 from opsdeck.errors import OpsDeckError
 from opsdeck.ssh import detached, forward, transfer
-from opsdeck.ssh.command import Completed, ProcessGroup, Script, Task
+from opsdeck.ssh.command import Completed, Feed, Output, ProcessGroup, Script, Started, Task
 from opsdeck.ssh.detached import Detached, DetachedState
 from opsdeck.ssh.dial import Patience, offered
 from opsdeck.ssh.endpoint import Endpoint
 from opsdeck.ssh.errors import CommandTimeout, LinkLost, SudoRefused, Unreachable
-from opsdeck.ssh.execution import Execution, Feed, Output, Started
+from opsdeck.ssh.execution import Execution
 from opsdeck.ssh.hostkeys import OfferedKey
 from opsdeck.ssh.link import ConnectionState, Link, NotOpened
 from opsdeck.ssh.program import END_GROUP, compose
@@ -107,8 +107,11 @@ class Pool:
             sudo=group.sudo,
             run_as=group.run_as,
         )
-        async with asyncio.timeout(term_wait + _KILL_WAIT + _CLEAN_UP):
-            done = await self._run(endpoint, script, reserved=True)
+        try:
+            async with asyncio.timeout(term_wait + _KILL_WAIT + _CLEAN_UP):
+                done = await self._run(endpoint, script, reserved=True)
+        except TimeoutError:
+            return False
         return done.ok and done.stdout.strip() == b"gone"
 
     async def put(
@@ -330,7 +333,7 @@ class Pool:
             return False
         try:
             return await self.kill(endpoint, group)
-        except (OpsDeckError, TimeoutError) as error:
+        except OpsDeckError as error:
             _log.warning("%s: process group %d could not be ended: %s", endpoint.name, group.pgid, error)
             return False
 

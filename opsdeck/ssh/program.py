@@ -190,6 +190,7 @@ def _body(task: Task, marker: str, *, fed: bool, gated: bool, home_of: str | Non
     """Write what runs in the leading shell, as the task's own user."""
     lines = [
         _STAT + "read -r _od_s </proc/sys/kernel/random/boot_id",
+        '[ -n "${20}" ] && [ -n "$_od_s" ] || { echo "there is no /proc on this host" >&2; exit 126; }',
         f"printf '%s %s %s %s\\n' {quote(marker)} $$ ${{20}} $_od_s || exit 126",
         f"printf '%s\\n' {quote(marker)} >&2 || exit 126",
     ]

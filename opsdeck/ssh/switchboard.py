@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import asyncssh
 
-from opsdeck.errors import OpsDeckError
+from opsdeck.errors import OpsDeckError, Unavailable
 from opsdeck.ssh.dial import Keyring, Patience, Refusal, Transient, dial
 from opsdeck.ssh.endpoint import Endpoint
 from opsdeck.ssh.errors import LoginRefused, Unreachable
@@ -44,13 +44,13 @@ class Switchboard:
         self._close_bound = close_bound
         self._links: dict[str, Link] = {}
         self._current: dict[str, str] = {}
-        self._locks: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._dialling: dict[str, asyncio.Future[Link]] = {}
         self._starts: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(starts_per_bastion))
         self._starts_total = asyncio.Semaphore(starts_total)
         self._refused: OrderedDict[str, _Refused] = OrderedDict()
         self._keyring = Keyring()
         self._leaving: set[asyncio.Task[None]] = set()
-        self.closed = False
+        self._closed = False
 
     async def link(self, endpoint: Endpoint) -> Link:
         """Give a usable connection. Raises what `dial` raises, and `LoginRefused`."""
@@ -58,18 +58,23 @@ class Switchboard:
         link = self._links.get(identity)
         if link is not None and link.usable:
             return link
-        if self.closed:
-            raise Unreachable("the console is closing.", host=endpoint.name, hop=endpoint.name, hint="start it again.")
-        lock = self._locks[identity]
+        if self._closed:
+            raise Unavailable("the console is closing its connections.", host=endpoint.name, hint="start it again.")
+        dialling = self._dialling.get(identity)
+        if dialling is None:
+            dialling = self._dialling[identity] = asyncio.ensure_future(self._connect(endpoint, identity))
+            dialling.add_done_callback(lambda task: self._dialled(identity, task))
         try:
-            async with lock:
-                link = self._links.get(identity)
-                if link is None or not link.usable:
-                    link = await self._connect(endpoint, identity)
-                return link
-        finally:
-            if not lock.locked() and identity not in self._links:
-                self._locks.pop(identity, None)
+            # All who wait share one dial and its failure; one who goes away does not end it for the others.
+            return await asyncio.shield(dialling)
+        except OpsDeckError as error:
+            raise _own(error) from None
+        except asyncio.CancelledError:
+            if self._closed and dialling.cancelled():
+                raise Unavailable(
+                    "the console is closing its connections.", host=endpoint.name, hint="start it again."
+                ) from None
+            raise
 
     def states(self) -> tuple[ConnectionState, ...]:
         """Describe all connections, by host."""
@@ -87,7 +92,9 @@ class Switchboard:
 
     async def close(self) -> None:
         """Drain all connections, those behind a jump host before it, and close them."""
-        self.closed = True
+        self._closed = True
+        for dialling in list(self._dialling.values()):
+            dialling.cancel()
         links = sorted(self._links.values(), key=lambda link: -len(link.state().hops))
         depths = sorted({len(link.state().hops) for link in links}, reverse=True)
         for depth in depths:
@@ -153,6 +160,12 @@ class Switchboard:
         self._watch(link, identity, through)
         return link
 
+    def _dialled(self, identity: str, task: asyncio.Future[Link]) -> None:
+        if self._dialling.get(identity) is task:
+            del self._dialling[identity]
+        if not task.cancelled():
+            task.exception()  # told to those who wait, if any are left
+
     def _watch(self, link: Link, identity: str, through: Link | None) -> None:
         """Take the connection off the board when it ends; until then it holds the one it goes through."""
 
@@ -190,3 +203,11 @@ class Switchboard:
         while len(self._refused) > _REFUSALS_KEPT:
             self._refused.popitem(last=False)
         return LoginRefused(endpoint.name, endpoint.user, endpoint.credential.name, retry_after=window, dialled=True)
+
+
+def _own(error: OpsDeckError) -> OpsDeckError:
+    """Give an equal error of one's own: the same object must not be raised, and added to, in several tasks."""
+    own = type(error).__new__(type(error))
+    own.args = error.args
+    own.__dict__.update(error.__dict__)
+    return own

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from opsdeck.errors import Invalid, NotFound
-from opsdeck.ssh.command import Completed, Script, Stream, Task
+from opsdeck.ssh.command import Completed, Feed, Output, Script, Stream, Task
 from opsdeck.ssh.endpoint import Endpoint
 from opsdeck.ssh.errors import CommandFailed, DiskFull, TransferFailed
-from opsdeck.ssh.execution import Feed, Output
 
 _CHUNK = 64 * 1024
 _C = {"LC_ALL": "C"}

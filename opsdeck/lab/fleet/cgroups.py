@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 
 
@@ -19,8 +20,20 @@ def existing(prefix: str) -> list[Path]:
     return [each for group in _groups(prefix) for each in sorted(group.parent.glob(f"{prefix}*")) if each.is_dir()]
 
 
-def remove(prefix: str) -> None:
-    """Remove the groups whose name begins with `prefix`; those that still hold a process stay."""
+def remove(prefix: str, *, within: float = 0.0) -> None:
+    """Remove the groups whose name begins with `prefix`; those that still hold a process after `within` s stay.
+
+    A process that was killed holds its group until the kernel is done with it.
+    """
+    end = time.monotonic() + within
+    while True:
+        _try_to_remove(prefix)
+        if not existing(prefix) or time.monotonic() >= end:
+            return
+        time.sleep(0.05)
+
+
+def _try_to_remove(prefix: str) -> None:
     for group in existing(prefix):
         for folder in sorted((each for each in group.rglob("*") if each.is_dir()), reverse=True):
             with contextlib.suppress(OSError):

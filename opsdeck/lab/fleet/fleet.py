@@ -161,7 +161,7 @@ class Fleet:
             time.sleep(0.02)
         unmount_under(self.folder)
         self.network.down()
-        cgroups.remove(self._group)
+        cgroups.remove(self._group, within=10)
         self.network.forget_machine()
         if mounts_under(self.folder):
             raise LabFault("The fleet's disks could not be unmounted.", file=str(self.folder), hint="try again")

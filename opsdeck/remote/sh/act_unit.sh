@@ -17,7 +17,11 @@ case $verb in start | restart | reload | reload-or-restart)
 esac
 systemctl show --no-pager -p Id,LoadState,ActiveState,SubState,UnitFileState,Result,NRestarts,MainPID,Type -- "$unit"
 echo journal
-[ "$(show ActiveState)" = active ] && [ "$(show NRestarts)" = 0 ] ||
-    journalctl --no-pager -q -o cat -n 20 --since "@$began" -u "$unit" 2>/dev/null | tail -c 6000
+said() { journalctl --no-pager -q -o cat -n 4 --since "@$began" "$@" 2>/dev/null | tail -c 3000; echo; }
+# the program's own words last, so that a unit that is started again and again does not drown them in systemd's
+if [ "$(show ActiveState)" != active ] || [ "$(show NRestarts)" != 0 ]; then
+    said "UNIT=$unit" _PID=1
+    said "_SYSTEMD_UNIT=$unit"
+fi
 echo
 echo end

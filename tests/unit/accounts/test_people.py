@@ -109,7 +109,7 @@ async def test_ones_own_password_keeps_the_login_it_was_changed_in(accounts: Acc
     vera = (await accounts.get("vera")).id
     for key in ("here", "there"):
         await accounts.sessions.set(key, b"{}", expires_in=timedelta(hours=1), user_id=vera)
-    await accounts.set_password("vera", Sensitive("another long password"), VERA, keep_session="here")
+    await accounts.set_password("vera", Sensitive("another long password"), VERA, keep="here")
     assert await accounts.sessions.get("here") == b"{}"
     assert await accounts.sessions.get("there") is None
     with pytest.raises(NotAuthenticated):

@@ -9,12 +9,11 @@ from typing import Any
 
 import asyncssh
 import pytest
-from sqlmodel import SQLModel
 
 from opsdeck.actor import SYSTEM
 from opsdeck.audit.log import AuditLog, Filters
 from opsdeck.builtin import plugin as core
-from opsdeck.db import Database, tables
+from opsdeck.db import Database, migrate
 from opsdeck.deck import Deck
 from opsdeck.events import Bus
 from opsdeck.inventory.endpoints import Endpoints
@@ -26,8 +25,6 @@ from opsdeck.secrets.keyring import Keyring
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.secrets.store import SecretStore
 from opsdeck.settings import Settings
-
-assert tables.ROOMS
 
 
 @dataclass
@@ -65,10 +62,9 @@ class Keys:
 
 
 @pytest.fixture
-async def db(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'deck.db'}")
-    async with database.engine.begin() as connection:
-        await connection.run_sync(SQLModel.metadata.create_all)
+async def db(migrated_url: str) -> AsyncIterator[Database]:
+    """The core's tables, on SQLite and on PostgreSQL."""
+    database = Database(migrated_url)
     yield database
     await database.close()
 
@@ -125,8 +121,7 @@ async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
     plugins = Plugins()
     plugins.add("core", core)
     database = Database(settings.url)
-    async with database.engine.begin() as connection:
-        await connection.run_sync(SQLModel.metadata.create_all)
+    await migrate.upgrade(database, plugins)
     await database.close()
     async with Deck.open(settings, plugins=plugins, kind="server") as opened:
         yield opened

@@ -11,7 +11,6 @@ from opsdeck.actor import SYSTEM
 from opsdeck.deck import Deck
 from opsdeck.errors import Conflict, Invalid, NotFound
 from opsdeck.inventory.forms import HostIn
-from opsdeck.inventory.hosts import Inventory
 from opsdeck.inventory.importing import ansible_ini, ansible_yaml, ssh_config, table
 from opsdeck.inventory.importing.ansible import expand
 from opsdeck.inventory.importing.formats import Format, load
@@ -267,8 +266,8 @@ def test_a_jump_host_that_is_nowhere_is_serious() -> None:
     assert not plan(table.parse_csv("name,address,jump\na,x,gate\n"), [Host(name="gate", address="y")]).serious
 
 
-async def test_an_import_is_applied_all_or_none(inventory: Inventory, deck: Deck) -> None:
-    planned = plan(read("hosts.bad.csv")[1], await inventory.list())
+async def test_an_import_is_applied_all_or_none(deck: Deck) -> None:
+    planned = plan(read("hosts.bad.csv")[1], await deck.inventory.list())
     with pytest.raises(Invalid, match="nothing was"):
         await apply(planned, deck.inventory, deck.secrets, SYSTEM)
     assert await deck.inventory.list() == ()

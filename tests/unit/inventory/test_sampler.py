@@ -8,6 +8,7 @@ import pytest
 
 from opsdeck.actor import SYSTEM
 from opsdeck.audit.log import Filters
+from opsdeck.builtin import sampler as sampler_module
 from opsdeck.builtin.sampler import Sampler, offset
 from opsdeck.builtin.termwatch import terms_due, watch_terms
 from opsdeck.clock import utcnow
@@ -113,6 +114,26 @@ async def test_without_a_pinned_key_nothing_is_dialled(deck: Deck, hosts: PlayHo
         await running
     assert sum(host.dials for host in hosts) == 0
     assert {host.reach for host in await deck.inventory.list()} == {"untrusted"}
+
+
+async def test_a_host_that_changes_while_it_waits_is_polled_on(
+    deck: Deck, hosts: PlayHosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sampler_module, "FLEET_SECONDS", 0.2)
+    running = asyncio.create_task(Sampler(deck, 1.0).run())
+    try:
+        await asyncio.sleep(0.5)
+        assert await deck.samples.latest() == {}
+        for host in hosts:
+            await deck.host_keys.pin(host.name, host.host_key, SYSTEM)
+        async with asyncio.timeout(40):
+            while len(await deck.samples.latest()) < 3:
+                assert not running.done()
+                await asyncio.sleep(0.1)
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
 
 
 async def test_the_fleet_is_followed(deck: Deck, pinned: PlayHosts) -> None:

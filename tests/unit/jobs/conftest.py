@@ -84,6 +84,12 @@ async def bad(_step, _given):
     raise ValueError("nobody thought of this")
 
 
+async def garbage(step, _given):
+    step.log("nul \0 half \udc80 end")
+    step.note("note \0 \udc80")
+    raise ValueError("\0 \udcff")
+
+
 async def hang(_step, _given):
     await asyncio.sleep(3600)
 
@@ -128,6 +134,7 @@ def plugin() -> types.ModuleType:
         Action("reveal", "Reveal", "…", params=WithSecret, step=reveal),
         Action("leave", "Leave", "…", step=leave),
         Action("bad", "Bad", "…", step=bad),
+        Action("garbage", "Garbage", "…", step=garbage),
         Action("hang", "Hang", "…", step=hang),
         Action("stubborn", "Stubborn", "…", step=stubborn),
         Action("whole", "Whole", "…", run=whole),
@@ -172,9 +179,15 @@ def boss() -> Actor:
 
 
 @pytest.fixture
-async def home(tmp_path: Path) -> Path:
+def database_url() -> str:
+    """Name the database of these tests; a module on PostgreSQL brings its own."""
+    return ""
+
+
+@pytest.fixture
+async def home(tmp_path: Path, database_url: str) -> Path:
     """Make a data folder with a key and a database that is up to date."""
-    settings = Settings(home=tmp_path / "deck")
+    settings = Settings(home=tmp_path / "deck", database_url=database_url)
     settings.home.mkdir(mode=0o700)
     Keyring.create(settings.key_file)
     database = Database(settings.url)
@@ -184,12 +197,14 @@ async def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def open_deck(home: Path) -> Callable[..., contextlib.AbstractAsyncContextManager[Deck]]:
+def open_deck(home: Path, database_url: str) -> Callable[..., contextlib.AbstractAsyncContextManager[Deck]]:
     """Give a way to open the same data folder as one more process would."""
 
     @contextlib.asynccontextmanager
     async def opened(node: str = "deck", kind: str = "server") -> AsyncIterator[Deck]:
-        async with Deck.open(Settings(home=home, node=node), plugins=plugins(), kind=kind) as deck:
+        async with Deck.open(
+            Settings(home=home, node=node, database_url=database_url), plugins=plugins(), kind=kind
+        ) as deck:
             yield deck
 
     return opened

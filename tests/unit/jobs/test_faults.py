@@ -249,7 +249,7 @@ async def test_a_database_that_is_locked_for_a_while_loses_nothing(deck, boss, h
     assert [line.text for line in await deck.jobs.log(1) if line.stream == "out"] == list("123456")
 
 
-async def test_a_database_that_stays_locked_ends_the_work_loudly(deck, boss, home, until, monkeypatch, tell):  # noqa: PLR0917
+async def test_a_database_that_stays_locked_ends_the_work_loudly(deck, boss, home, until, monkeypatch, tell):
 
     monkeypatch.setattr("opsdeck.jobs.ledger.PATIENCE", 0.3)
     running = asyncio.create_task(deck.jobs.run(sh(f"echo a; while :; do echo b; sleep 0.1; done; sleep {tell}"), boss))
@@ -278,3 +278,11 @@ async def test_wrong_sudo_password(deck, boss, hosts, tmp_path):
     assert step.fault in ("SudoRefused", "ShellRefused")
     assert "Next:" in step.error
     assert "not the one" not in step.error
+
+
+async def test_text_that_no_database_takes_is_made_fit(deck, boss):
+    job = await deck.jobs.run(Submission("test", "garbage", {}, "h1"), boss)
+    (step,) = await deck.jobs.steps(job.id)
+    assert (step.state, step.note) == ("failed", "note \\0 \\udc80")
+    assert step.error == "the action failed with ValueError: \\0 \\udcff"
+    assert (await deck.jobs.log(job.id))[0].text == "nul \0 half \udc80 end"

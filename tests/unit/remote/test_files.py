@@ -265,3 +265,15 @@ async def test_large_files_are_staged_first_and_judged_alike(here, tmp_path):
     assert left(tmp_path) == ["bytes", "large", "s", "source"]
     with pytest.raises(NotFound, match="no file"):
         File("/a", tmp_path / "missing")
+
+
+async def test_a_link_laid_where_a_file_is_staged_is_not_followed(here, tmp_path, monkeypatch):
+    """In a folder of somebody else's, root must not write through a link that waits there."""
+    victim, trap = tmp_path / "victim", tmp_path / "trap"
+    victim.write_text("mine")
+    trap.symlink_to(victim)
+    monkeypatch.setattr(files.paths, "staged", lambda path: str(trap))
+    with pytest.raises(NotDone):
+        await files.apply(here, [File(str(tmp_path / "conf"), b"theirs")])
+    assert victim.read_text() == "mine"
+    assert not (tmp_path / "conf").exists()

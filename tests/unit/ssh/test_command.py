@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from opsdeck.errors import Invalid
@@ -54,3 +57,12 @@ def test_a_signal_is_not_a_success():
 def test_printable_keeps_one_line_and_a_bound():
     assert printable(b"a\nb\tc\r" + "é\u202e<script>".encode()) == "a b c é <script>"
     assert len(printable(b"x" * 10_000)) == 300
+
+
+def test_a_task_does_not_show_its_stdin():
+    assert "secret" not in repr(Command(("cat",), stdin=b"secret")) + repr(Script(text="cat", stdin=b"secret"))
+
+
+def test_the_room_can_be_named_without_loading_the_client():
+    code = "import sys, opsdeck.ssh.detached, opsdeck.ssh.known_hosts; sys.exit('asyncssh' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from opsdeck.errors import Conflict, Invalid, NotFound
+from opsdeck.errors import Conflict, Invalid, NotFound, Unavailable
 from opsdeck.ssh.command import Command, Script, Stream
 from opsdeck.ssh.detached import Phase
 from opsdeck.ssh.errors import CommandFailed, LinkLost, Unreachable
@@ -154,3 +154,15 @@ async def test_the_log_and_the_place_are_the_users_own(pool, hosts):
     assert done.stdout.split() == [b"700", b"600"]
     left = await pool.run(endpoint, Command(("find", "/dev/shm", "-name", ".opsdeck*")))
     assert left.stdout == b""
+
+
+async def test_closing_the_pool_ends_the_following(hosts):
+    endpoint = hosts["web1"].endpoint()
+    pool = Pool(close_timeout=0.3)
+    await pool.detach(endpoint, "closing", Command(("sleep", "60")))
+    following = asyncio.ensure_future(pool.attach(endpoint, "closing"))
+    await asyncio.sleep(0.4)
+    await pool.close()
+    async with asyncio.timeout(10):
+        with pytest.raises(Unavailable):
+            await following

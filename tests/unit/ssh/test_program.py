@@ -208,3 +208,11 @@ def test_a_sudo_password_with_a_line_break_is_refused():
 def test_too_much_to_hand_on_as_another_user_is_told():
     with pytest.raises(Invalid, match="too much"):
         compose(endpoint(sudo=Sudo.NOPASSWD), Command(("echo", "x" * 100_000, "y" * 100_000), sudo=True))
+
+
+@pytest.mark.parametrize(
+    "task", [Command(("true",)), Command(("true",), timeout=30, cwd="/", sudo=True), Script(text="id\n" * 100)]
+)
+def test_a_short_program_waits_for_no_window(task):
+    # OpenSSH opens the window for stdin only after the command began: what is needed there costs a round trip.
+    assert compose(endpoint(sudo=Sudo.NOPASSWD), task).opening == b""

@@ -8,7 +8,7 @@ from dataclasses import replace
 import asyncssh
 import pytest
 
-from opsdeck.errors import Invalid
+from opsdeck.errors import Invalid, Unavailable
 from opsdeck.lab.inprocess import PlayHosts
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Command, Script
@@ -272,7 +272,7 @@ async def test_closing_waits_for_what_runs(hosts):
     await pool.close()
     assert (await running).stdout == b"done\n"
     assert pool.connections() == ()
-    with pytest.raises(Unreachable, match="closing"):
+    with pytest.raises(Unavailable, match="closing"):
         await pool.run(hosts["web1"].endpoint(), TRUE)
 
 
@@ -360,3 +360,39 @@ async def test_who_waits_and_is_cancelled_gives_its_place_back(pool, hosts):
     assert all(one.ok for one in done)
     (state,) = pool.connections()
     assert (state.channels, state.waiting) == (0, 0)
+
+
+async def test_all_who_wait_for_a_dead_host_share_one_dial_and_its_end(hosts):
+    pool = Pool(connect_timeout=1, login_timeout=1)
+    bastion, target = hosts["web1"], hosts["web2"]
+    bastion.freeze()
+    endpoint = target.endpoint(via=bastion.endpoint())
+    async with asyncio.timeout(5):
+        ends = await asyncio.gather(*(pool.run(endpoint, TRUE) for _ in range(20)), return_exceptions=True)
+    assert all(isinstance(end, Unreachable) for end in ends)
+    assert all(str(end).count("on the way to") == 1 for end in ends)
+    assert len({id(end) for end in ends}) == 20
+    bastion.thaw()
+    assert (await pool.run(endpoint, TRUE)).ok
+    await pool.close()
+
+
+async def test_one_who_goes_away_does_not_end_the_dial_for_others(pool, hosts):
+    hosts["web1"].behaviour.login_delay = 0.3
+    first, second = (asyncio.ensure_future(pool.run(hosts["web1"].endpoint(), TRUE)) for _ in range(2))
+    await asyncio.sleep(0.1)
+    first.cancel()
+    assert (await second).ok
+    assert first.cancelled()
+    assert hosts["web1"].dials == 1
+
+
+async def test_closing_ends_a_dial_with_a_word(hosts):
+    pool = Pool()
+    hosts["web1"].freeze()
+    waiting = asyncio.ensure_future(pool.run(hosts["web1"].endpoint(), TRUE))
+    await asyncio.sleep(0.1)
+    await pool.close()
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable):
+            await waiting

@@ -42,7 +42,9 @@ async def test_every_page_asks_for_a_login(visit: Any) -> None:
     for path, methods in routes(visit.client.app):
         if path in open_to_all or path.startswith(("/static", "/api")) or "{rest" in path or "GET" not in methods:
             continue
-        answer = await visit.client.get(path.replace("{number:int}", "1").replace("{name:str}", "x"), follow_redirects=False)
+        answer = await visit.client.get(
+            path.replace("{number:int}", "1").replace("{name:str}", "x"), follow_redirects=False
+        )
         assert answer.status_code == 303, path
         assert answer.headers["location"].startswith("/login"), path
 
@@ -58,7 +60,9 @@ async def test_a_change_without_the_forms_token_is_refused(visit: Any) -> None:
         assert (await visit.client.post(path, data={"name": "x"})).status_code == 403, path
 
 
-@pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}])
+@pytest.mark.parametrize(
+    "headers", [{"Origin": "https://evil.example"}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "null"}]
+)
 async def test_a_change_from_another_site_is_refused(visit: Any, headers: dict[str, str]) -> None:
     await visit.log_in()
     form = {"_csrf_token": await visit.token("/account")}
@@ -73,7 +77,9 @@ async def test_nothing_changes_by_get(visit: Any) -> None:
     before = await visit.deck.audit.count()
     for path, methods in routes(visit.client.app):
         if "GET" in methods and not path.endswith(("/live", "/stream")) and "static" not in path:
-            await visit.client.get(path.replace("{number:int}", "1").replace("{name:str}", "x").replace("{plugin:str}", "core"))
+            await visit.client.get(
+                path.replace("{number:int}", "1").replace("{name:str}", "x").replace("{plugin:str}", "core")
+            )
     assert await visit.deck.audit.count() == before
     for _path, methods in routes(visit.client.app):
         assert methods <= SAFE_METHODS | {"POST"}
@@ -128,7 +134,9 @@ async def test_many_wrong_passwords_are_slowed_down(visit: Any) -> None:
     assert statuses[-1] == 429
 
 
-@pytest.mark.parametrize("target", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:x", "", "/a\nb"])
+@pytest.mark.parametrize(
+    "target", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:x", "", "/a\nb"]
+)
 def test_after_login_one_stays_on_this_console(target: str) -> None:
     assert local_path(target) == "/"
 

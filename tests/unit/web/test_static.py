@@ -14,7 +14,11 @@ TEMPLATES = sorted((ROOT / "templates").rglob("*.html"))
 def test_vendored_files_are_the_ones_that_were_fetched() -> None:
     vendor = ROOT / "static" / "vendor"
     sums = dict(reversed(line.split("  ")) for line in (vendor / "SHA256SUMS").read_text().splitlines())
-    found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in vendor.iterdir() if file.name != "SHA256SUMS"}
+    found = {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in vendor.iterdir()
+        if file.name != "SHA256SUMS"
+    }
     assert found == sums
     assert any("LICENSE" in name for name in sums)
 
@@ -38,4 +42,6 @@ def test_every_form_that_posts_carries_the_token() -> None:
 def test_scripts_never_write_markup() -> None:
     for file in (ROOT / "static" / "js").iterdir():
         text = file.read_text()
-        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), file
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
+            file
+        )

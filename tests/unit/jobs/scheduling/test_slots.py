@@ -189,9 +189,12 @@ async def test_a_crash_before_the_job_is_taken_up_once(bench: Any, second: Any) 
     await look(second, seconds=5)
     assert await bench.states() == ["12:15 due"], "the first node may still be at it"
     bench.clock.move(seconds=40)
-    await asyncio.gather(second.slots.recover(), second.slots.recover())
+    tries: list[Any] = []
+    bench.deck.jobs.before = second.deck.jobs.before = tries.append
+    await asyncio.gather(*(node.slots.recover() for node in (bench, second, bench, second)))
     assert await bench.states() == ["12:15 fired"]
     assert len(await bench.jobs()) == 1
+    assert len(tries) == 1
 
 
 async def test_a_crash_after_the_job_is_taken_up_without_a_second_one(bench: Any, second: Any) -> None:
@@ -203,6 +206,41 @@ async def test_a_crash_after_the_job_is_taken_up_without_a_second_one(bench: Any
     assert (await bench.states(), len(await bench.jobs())) == (["12:15 due"], 1)
     await look(second, minutes=5)
     assert (await bench.states(), len(await bench.jobs())) == (["12:15 fired"], 1)
+
+
+async def test_a_job_that_appears_in_the_last_moment_is_found(bench: Any, second: Any) -> None:
+    await bench.add()
+    bench.clock.move(minutes=15)
+    bench.deck.jobs.before = die
+    with pytest.raises(Died):
+        await bench.slots.look()
+    bench.deck.jobs.before = lambda _submission: None
+    submit = second.deck.jobs.submit
+
+    async def too_late(submission: Any, actor: Actor) -> Any:
+        await bench.deck.jobs.submit(submission, actor)
+        return await submit(submission, actor)
+
+    second.deck.jobs.submit = too_late
+    await look(second, seconds=40)
+    assert (await bench.states(), len(await bench.jobs())) == (["12:15 fired"], 1)
+    assert await bench.open_incidents() == []
+
+
+async def test_a_slot_waits_for_an_earlier_one_that_was_left(bench: Any, second: Any) -> None:
+    await bench.add(overlap="queue")
+    bench.clock.move(minutes=15)
+    bench.deck.jobs.before = die
+    with pytest.raises(Died):
+        await bench.slots.look()
+    second.clock.move(minutes=15)
+    await second.slots.look()
+    assert await bench.found() == [
+        ("12:15", "due", ""),
+        ("12:30", "due", "waits: the run of 20261123T121500Z has not started yet"),
+    ]
+    await second.slots.recover()
+    assert await bench.states() == ["12:15 fired", "12:30 due"]
 
 
 async def test_a_node_that_was_only_slow_makes_no_second_job(bench: Any, second: Any) -> None:

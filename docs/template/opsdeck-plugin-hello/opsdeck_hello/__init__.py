@@ -1,0 +1,1 @@
+"""Leaves a greeting on each host."""
