@@ -78,7 +78,7 @@ class Identify(ASGIMiddleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         path = scope["path"]
         scope["user"] = scope.get("user")
-        if scope["type"] is ScopeType.HTTP and not path.startswith(("/static/", "/api/")):
+        if scope["type"] == ScopeType.HTTP and not path.startswith(("/static/", "/api/")):
             shell = await self._shell(scope)
             scope["user"] = shell.visitor
             scope["state"]["shell"] = shell
