@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from opsdeck_web import serve
 
 from opsdeck.actor import SYSTEM, Role
 from opsdeck.db import Database
@@ -22,7 +23,6 @@ from opsdeck.plugins import Plugins
 from opsdeck.secrets.keyring import Keyring
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.settings import Settings
-from opsdeck_web import serve
 
 T = TypeVar("T")
 PASSWORD = "correct horse battery"
@@ -149,7 +149,7 @@ class Watch:
 
     def __init__(self, page: Any, url: str) -> None:
         self.faults: list[str] = []
-        page.on("console", lambda message: self._heard(message))
+        page.on("console", self._heard)
         page.on("pageerror", lambda fault: self.faults.append(f"error: {fault}"))
         page.on("request", lambda request: self._asked(request.url, url))
 

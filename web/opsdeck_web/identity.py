@@ -12,6 +12,7 @@ from typing import Any
 
 from litestar.connection import ASGIConnection
 from litestar.datastructures import Cookie
+from litestar.enums import ScopeType
 from litestar.exceptions import NotAuthorizedException
 from litestar.handlers import BaseRouteHandler
 from litestar.middleware import ASGIMiddleware
@@ -77,7 +78,7 @@ class Identify(ASGIMiddleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         path = scope["path"]
         scope["user"] = scope.get("user")
-        if scope["type"] == "http" and not path.startswith(("/static/", "/api/")):
+        if scope["type"] == ScopeType.HTTP and not path.startswith(("/static/", "/api/")):
             shell = await self._shell(scope)
             scope["user"] = shell.visitor
             scope["state"]["shell"] = shell

@@ -16,6 +16,7 @@ from litestar import Request
 from litestar.plugins.htmx import HTMXRequest
 from litestar.plugins.jinja import JinjaTemplateEngine
 
+from opsdeck.clock import utcnow
 from opsdeck.jobs.models import Job
 from opsdeck.plugins import Plugins
 from opsdeck_web import charts, formatting, states
@@ -110,7 +111,7 @@ class Frame:
             exact=formatting.exact,
             clock=formatting.clock,
             day=formatting.day,
-            now=formatting.utcnow,
+            now=utcnow,
             charts=charts,
             languages=LANGUAGES,
             html_codes=HTML_CODES,

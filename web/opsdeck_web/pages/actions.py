@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,7 +94,7 @@ def own_fields(action: Action, known: Sequence[FormField]) -> set[str]:
 
     What it shares with others (as root, time limit) follows under "more options".
     """
-    own = set(action.params.__dict__.get("__annotations__", {}))
+    own = set(inspect.get_annotations(action.params))
     return {field.name for field in known if field.name in own or field.required} or {field.name for field in known}
 
 

@@ -36,7 +36,8 @@ async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[An
     """List entries, the newest first."""
     chosen = {name: request.query_params.get(name, "").strip() for name in ("actor", "verb", "target")}
     before = request.query_params.get("before", "")
-    entries = await deck.audit.list(Filters(**chosen), limit=PAGE, before_seq=int(before) if before.isdigit() else None)
+    filters = Filters(actor=chosen["actor"], verb=chosen["verb"], target=chosen["target"])
+    entries = await deck.audit.list(filters, limit=PAGE, before_seq=int(before) if before.isdigit() else None)
     head = await deck.audit.head()
     return page(
         request,

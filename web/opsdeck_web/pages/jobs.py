@@ -147,7 +147,7 @@ async def last_line(deck: Deck, number: int) -> int:
 async def stream(request: HTMXRequest, deck: NamedDependency[Deck], number: FromPath[int]) -> ServerSentEvent:
     """Follow a job: batches of lines with ids to resume from, states of steps, the end."""
     await deck.jobs.get(number)
-    text = request.headers.get("last-event-id") or request.query_params.get("after", "0")
+    text = str(request.headers.get("last-event-id") or request.query_params.get("after") or "0")
     after = int(text) if text.isdigit() else 0
     host = request.query_params.get("host") or None
     return ServerSentEvent(events(deck, number, after, host), headers=HEADERS)
@@ -208,7 +208,7 @@ def messages(update: Update, host: str | None) -> list[ServerSentEventMessage]:
 
 
 def packed(lines: list[Line]) -> str:
-    """Give lines as one JSON text; control sequences of terminals are taken out, the rest is the page's to show as text."""
+    """Give lines as one JSON text, without control sequences of terminals; the page shows the rest as text."""
     rows = [[line.number, line.ms, line.host, line.stream, plain(line.text)] for line in lines]
     return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
 

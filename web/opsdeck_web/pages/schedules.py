@@ -24,6 +24,7 @@ from opsdeck_web.pages.actions import faults_of, may, own_fields, raw_of, shown
 from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
 
+BLANK = {"name": "", "selector": "", "cron": "", "every": "", "time_zone": "UTC", "misfire": "once", "overlap": "skip"}
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -31,7 +32,7 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[Any]:
     """List the schedules with their next time, and the planned times that did not become a job."""
     schedules = await deck.schedules.list()
-    rows = [(schedule, (await coming(deck, schedule, 1) or [None])[0]) for schedule in schedules]
+    rows = [(schedule, next(iter(await coming(deck, schedule, 1)), None)) for schedule in schedules]
     names = {schedule.id: schedule.name for schedule in schedules}
     slots = await deck.schedules.slots(limit=20, states=("missed", "skipped"))
     return page(request, "pages/schedules.html", "rows", rows=rows,
@@ -89,8 +90,7 @@ async def form(
         own=own_fields(action, known),
         touched=set(given) | set(faults_of(fault)),
         values={field.name: shown(field, given.get(field.name)) for field in known},
-        given={"name": "", "selector": "", "rule": "cron", "cron": "", "every": "", "time_zone": "UTC", "misfire": "once",
-               "overlap": "skip"} | given,
+        given=BLANK | given,
         fault=fault,
         faults=faults_of(fault),
         on_hosts=action.targets is Targets.HOSTS,
