@@ -26,6 +26,18 @@ export function link(up) {
   banner.textContent = up ? "" : words.lost;
   banner.hidden = up;
 }
+
+/* The counts in the side bar follow what happens. */
+export async function badges() {
+  const answer = await fetch("/badges", { headers: { Accept: "application/json" } });
+  if (!answer.ok || answer.redirected) return;
+  const counts = await answer.json();
+  for (const badge of document.querySelectorAll("[data-badge]")) badge.textContent = counts[badge.dataset.badge] ?? "";
+}
+document.body.addEventListener("htmx:sseMessage", (event) => {
+  if (["jobs", "hosts", "incidents"].includes(event.detail.type)) badges();
+});
+
 let lost = false;
 document.body.addEventListener("htmx:sseError", () => {
   lost = true;

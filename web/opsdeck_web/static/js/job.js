@@ -1,5 +1,5 @@
 // One job live: lanes, lines in a window of fixed size, resumed where the link broke.
-import { link } from "./console.js";
+import { badges, link } from "./console.js";
 
 const MAX = 5000;
 const FRAME = 250; // rows drawn per frame, so that a flood of lines never freezes the page
@@ -128,6 +128,7 @@ function connect() {
     link(true);
     refresh();
     heading();
+    badges();
   });
 }
 
