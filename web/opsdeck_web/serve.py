@@ -116,6 +116,12 @@ def run(bind: str | None, port: int | None, *, open_browser: bool) -> None:
     for noisy in ("asyncssh", "apscheduler", "alembic", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     settings, plugins = frame.settings(), frame.plugins()
+    if not settings.key_file.is_file():
+        raise Unavailable(
+            f"there is no master key at {settings.key_file}.",
+            file=str(settings.key_file),
+            hint="run `opsdeck init`, or check OPSDECK_HOME",
+        )
     sock = listen(bind or settings.bind, settings.port if port is None else port)
 
     def ready(deck: Deck) -> None:
