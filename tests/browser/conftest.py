@@ -7,6 +7,7 @@ import contextlib
 import shutil
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +27,7 @@ from opsdeck.settings import Settings
 
 T = TypeVar("T")
 PASSWORD = "correct horse battery"
+RENEWAL = date.today() + timedelta(days=320)  # noqa: DTZ011 - a day far enough to be shown with its year
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-background-networking",
@@ -106,7 +108,7 @@ async def enrol(deck: Deck, host: Any) -> None:
     await deck.secrets.set(f"key-{host.name}", Sensitive(host.private_key), kind="ssh-key", actor=SYSTEM)
     form = HostIn(
         name=host.name, address=host.address, port=host.port, user=host.user, credential=f"key-{host.name}",
-        tags={"role": "edge"}, region="Tokyo", quota_bytes=10**12,
+        tags={"role": "edge"}, region="Los Angeles", quota_bytes=20 * 10**12, renewal=RENEWAL,
     )  # fmt: skip
     await deck.inventory.add(form, SYSTEM)
     contact = await deck.host_keys.contact(host.name, SYSTEM)

@@ -116,6 +116,8 @@ async def day_of_load(db: Database, ids: Sequence[int], now: datetime | None = N
 def bridged(values: list[float | None]) -> list[float | None]:
     """Close gaps of one or two places, which a poll that came a moment late leaves."""
     whole = list(values)
+    if len(whole) > 1 and whole[-1] is None:
+        whole[-1] = whole[-2]  # the last minute is not over
     for place in range(1, len(whole) - 1):
         after = next((value for value in whole[place + 1 : place + 3] if value is not None), None)
         if whole[place] is None and whole[place - 1] is not None and after is not None:

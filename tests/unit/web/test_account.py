@@ -1,4 +1,4 @@
-"""One's account, people and secrets through their forms: what is shown once, what asks for a proof, what never shows."""
+"""One's account, people and secrets through their forms: what is shown once, what asks for a proof."""
 
 from __future__ import annotations
 
