@@ -200,6 +200,8 @@ class Deck:
         opened = self.__dict__
         if "jobs" in opened:
             await self.jobs.close()
+        if "leases" in opened:
+            await self.leases.close()
         if "ssh" in opened:
             await self.ssh.close()
         if "db" in opened:

@@ -180,6 +180,12 @@ class Leases:
             if mine:
                 await asyncio.shield(self.release(mine))
 
+    async def close(self) -> None:
+        """Stop renewing; what is still held runs out by itself."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+
     async def _keep(self) -> None:
         """Renew what is held until nothing is."""
         while self._held:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import inspect
 import re
 from pathlib import Path
@@ -60,10 +61,19 @@ def sources(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*.py") if "/template/" not in file.as_posix())
 
 
+def _parsed(file: Path) -> ast.Module:
+    """Parse a module. CPython 3.11 gives up on it when the collector ends somebody's greenlet meanwhile."""
+    gc.disable()
+    try:
+        return ast.parse(file.read_text())
+    finally:
+        gc.enable()
+
+
 def imports(file: Path) -> set[str]:
     """Give every module of ours that a file imports, at its top or inside functions."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(_parsed(file)):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
