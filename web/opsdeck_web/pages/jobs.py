@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from litestar import Response, get, post
@@ -34,7 +34,7 @@ from opsdeck_web.visitor import Visitor
 PAGE = 50
 ROWS = 5000
 """Lines that a page keeps; the whole log is a file."""
-BATCH = 1000
+BATCH = 500
 """Most lines in one event."""
 AGAIN = frozenset({State.FAILED, State.LOST, State.CANCELLED, State.SKIPPED})
 
@@ -189,22 +189,20 @@ async def events(deck: Deck, number: int, after: int, host: str | None) -> Async
     yield ServerSentEventMessage(event="done", data="over")
 
 
-def messages(update: Update, host: str | None) -> list[ServerSentEventMessage]:
-    """Give the events of one update."""
-    given = []
+def messages(update: Update, host: str | None) -> Iterator[ServerSentEventMessage]:
+    """Give the events of one update, one at a time, so that the loop breathes between them."""
     lines = [line for line in update.lines if host is None or line.host == host]
     for start in range(0, len(lines), BATCH):
         batch = lines[start : start + BATCH]
-        given.append(ServerSentEventMessage(event="lines", id=str(batch[-1].number), data=packed(batch)))
+        yield ServerSentEventMessage(event="lines", id=str(batch[-1].number), data=packed(batch))
     if update.steps:
         data = [
             lane(Step(job_id=0, host=step.host, state=step.state, note=step.note, error=step.error,
                       started=step.started, finished=step.finished))
             for step in update.steps
         ]  # fmt: skip
-        given.append(ServerSentEventMessage(event="steps", data=json.dumps(data, ensure_ascii=False)))
-    given.append(ServerSentEventMessage(event="job", data=json.dumps(update.job.state)))
-    return given
+        yield ServerSentEventMessage(event="steps", data=json.dumps(data, ensure_ascii=False))
+    yield ServerSentEventMessage(event="job", data=json.dumps(update.job.state))
 
 
 def packed(lines: list[Line]) -> str:

@@ -175,7 +175,10 @@ document.addEventListener("keydown", (event) => {
   }
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.target.closest("input, textarea, select")) {
-    if (event.key === "Escape") event.target.blur();
+    if (event.key === "Escape") {
+      event.preventDefault(); // a search field would also empty itself, and the filter with it
+      event.target.blur();
+    }
     return;
   }
   if (going && Date.now() - going < 1500) {
