@@ -82,7 +82,7 @@ class Redactor:
             return value
         masked: Any = value
         if type(value) is str:
-            masked = self.text(value)
+            masked = self.text(str(value))
         elif isinstance(value, Mapping):
             masked = {self.data(key): self.data(part) for key, part in value.items()}
         elif isinstance(value, list | tuple):
