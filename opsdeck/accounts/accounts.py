@@ -180,8 +180,15 @@ class Accounts:
             await self._audit.append(session, actor, "user.removed", f"user:{name}", before={"role": user.role})
 
     async def enrol_totp(self, name: str, actor: Actor) -> Enrolment:
-        """Begin a second factor for oneself; nothing is kept until `confirm_totp`."""
+        """Begin a second factor for oneself after a fresh proof; nothing is kept until `confirm_totp`.
+
+        Whoever finds a login open must not make themselves the means of every later proof.
+        """
         _oneself(actor, name)
+        if not actor.stepped_up:
+            raise permissions.StepUpNeeded(
+                "to set up a second factor, prove again who you are.", field="proof", hint="give your password"
+            )
         return totp.enrol(self._keyring, await self.get(name))
 
     async def confirm_totp(self, name: str, ticket: str, code: str, actor: Actor) -> None:

@@ -18,6 +18,7 @@ from opsdeck.errors import OpsDeckError
 from opsdeck.jobs.lines import Splitter, cut
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Command, Completed, ProcessGroup, Script, Stream
+from opsdeck.ssh.endpoint import Method
 from opsdeck.ssh.hostkeys import OfferedKey
 
 if TYPE_CHECKING:
@@ -258,6 +259,19 @@ def shown(task: Command | Script) -> str:
     if isinstance(task, Script) and task.args:
         text += f"\n# with {shlex.join(task.args)}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]} … ({len(text)} characters)"
+
+
+def hide_logins(redactor: Redactor, endpoint: Endpoint) -> None:
+    """Hide what opens the way to a host, hop by hop: it must not come back in what the host prints."""
+    hop: Endpoint | None = endpoint
+    while hop is not None:
+        login = hop.credential
+        redactor.add(*(value for value in (hop.sudo_password, login.passphrase) if value))
+        if login.secret and login.method is Method.PASSWORD:
+            redactor.add(login.secret)
+        elif login.secret:
+            redactor.add_key(login.secret)
+        hop = hop.via
 
 
 def fingerprints(endpoint: Endpoint) -> str:

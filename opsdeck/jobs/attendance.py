@@ -17,7 +17,7 @@ from opsdeck.audit.entry import Record
 from opsdeck.clock import utcnow
 from opsdeck.errors import NotFound
 from opsdeck.inventory.models import Host
-from opsdeck.jobs.access import Access
+from opsdeck.jobs.access import Access, hide_logins
 from opsdeck.jobs.lines import cut
 from opsdeck.secrets.redact import Redactor
 from opsdeck.secrets.sensitive import Sensitive
@@ -166,6 +166,7 @@ class Attendance:
         if known is None or known[1] != version:
             found = await self._deck.endpoints.resolve([host], actor=self._actor, purpose=self._origin)
             known = self._endpoints[host] = (found[host], version)
+            hide_logins(self._redactor, found[host])
         return known[0]
 
 

@@ -12,7 +12,7 @@ from opsdeck.actor import Actor
 from opsdeck.audit.entry import Record
 from opsdeck.errors import NotFound, OpsDeckError
 from opsdeck.inventory.models import Host
-from opsdeck.jobs.access import Access
+from opsdeck.jobs.access import Access, hide_logins
 from opsdeck.jobs.run import Doors
 from opsdeck.manifest import Action
 from opsdeck.plan import Plan
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from opsdeck.db import Database
     from opsdeck.deck import Deck
     from opsdeck.jobs.context import HostAccess
+    from opsdeck.ssh.endpoint import Endpoint
 
 PLAN_SECONDS = 300.0
 """Bound of making a plan, over all hosts."""
@@ -69,8 +70,17 @@ class PlanWork:
         if found is None:
             raise NotFound(f"the plan does not look at the host {host!r}.", host=host)
         return Access(
-            found, lambda: self._doors.endpoint(host), self._deck.ssh, self._book, self._redactor, origin=self._origin
+            found, lambda: self._endpoint(host), self._deck.ssh, self._book, self._redactor, origin=self._origin
         )
+
+    async def _endpoint(self, host: str) -> Endpoint:
+        endpoint = await self._doors.endpoint(host)
+        hide_logins(self._redactor, endpoint)
+        return endpoint
+
+    def masked(self, plan: Plan) -> Plan:
+        """Give a plan without the secrets that were opened for it: people see it, and jobs keep it."""
+        return self._redactor.data(plan)
 
     async def gather(self, look: Callable[[HostAccess], Awaitable[Any]], *, parallel: int = 32) -> dict[str, Any]:
         """Look at all hosts side by side; give results by host name. The first error ends it."""
@@ -129,4 +139,4 @@ async def make_plan(
         raise OpsDeckError(
             f"{title} gave no plan but a {type(plan).__name__}.", hint="report this to the plugin's author"
         )
-    return plan
+    return work.masked(plan)

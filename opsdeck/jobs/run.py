@@ -172,7 +172,7 @@ class JobWork:
                     continue
                 try:
                     async with self.step(name) as step:
-                        receipt = unpack(await work(step), f"{self.plugin}.{self.action}")
+                        receipt = unpack(await work(step), f"{self.plugin}.{self.action}", self.redactor_for(name))
                         if receipt is not None:
                             self.ledger.change(name, receipt=receipt)
                 except (Exception, SystemExit, KeyboardInterrupt):  # the step has it on record
@@ -220,10 +220,10 @@ class JobWork:
         self, key: str, title: str, *, detail: str = "", host: str = "", severity: str = "broken"
     ) -> None:
         """Say that something is wrong; the same `key` is one incident until it is closed."""
-        text = self.redactor_for("").text(detail)
+        mask = self.redactor_for("").text
         link = f"/jobs/{self.id}"
         await self._deck.incidents.open(
-            key, title, detail=text, host=host, severity=severity, plugin=self.plugin, link=link
+            key, mask(title), detail=mask(detail), host=host, severity=severity, plugin=self.plugin, link=link
         )
 
     async def close_incident(self, key: str) -> None:
@@ -287,8 +287,11 @@ def _line(fault: OpsDeckError) -> str:
     return f"{fault.message} Next: {fault.hint}" if fault.hint else fault.message
 
 
-def unpack(receipt: Any, where: str) -> dict[str, Any] | None:
-    """Check that a receipt is JSON-ready. Raises `Invalid` naming the action that gave something else."""
+def unpack(receipt: Any, where: str, redactor: Redactor) -> dict[str, Any] | None:
+    """Check that a receipt is JSON-ready, and mask it: it may quote what a host printed.
+
+    Raises `Invalid` naming the action that gave something else.
+    """
     if receipt is None:
         return None
     try:
@@ -300,4 +303,4 @@ def unpack(receipt: Any, where: str) -> dict[str, Any] | None:
         raise Invalid(f"{where} gave a receipt that is a {type(receipt).__name__}, not a mapping.")
     if len(text) > RECEIPT_LIMIT:
         raise Invalid(f"{where} gave a receipt of {len(text)} bytes; {RECEIPT_LIMIT} is the most.", hint="log the rest")
-    return data
+    return redactor.data(data)

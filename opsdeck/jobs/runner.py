@@ -148,7 +148,7 @@ class Runner:
                     )
                     return None
                 receipt = await action.run(work, given) if action.run is not None else None
-                return unpack(receipt, f"{job.plugin}.{job.action}")
+                return unpack(receipt, f"{job.plugin}.{job.action}", work.redactor_for(""))
         except (SystemExit, KeyboardInterrupt) as fault:
             raise _Escaped(fault) from fault
 

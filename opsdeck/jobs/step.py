@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opsdeck.errors import Conflict, Invalid, NotFound, OpsDeckError
-from opsdeck.jobs.access import Access, Lane, shown
+from opsdeck.jobs.access import Access, Lane, hide_logins, shown
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Command, Completed, ProcessGroup, Script, Stream
 from opsdeck.ssh.detached import Phase
@@ -60,9 +60,8 @@ class StepWork(Access):
 
     async def _resolved(self) -> Endpoint:
         endpoint = await self._work.endpoint(self.host.name)
-        for value in (endpoint.sudo_password, _password(endpoint)):
-            if value:
-                self._redactor.add(value)
+        hide_logins(self._redactor, endpoint)
+        hide_logins(self._work.redactor_for(""), endpoint)
         return endpoint
 
     async def clear(self) -> None:
@@ -237,7 +236,3 @@ class StepWork(Access):
         else:
             self._say("bad", "it may still run on the host: its end was not seen")
             self.note("may still run on the host")
-
-
-def _password(endpoint: Endpoint) -> Sensitive | None:
-    return endpoint.credential.secret if endpoint.credential.method == "password" else None

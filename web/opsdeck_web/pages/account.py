@@ -76,6 +76,8 @@ async def totp(request: HTMXRequest, deck: NamedDependency[Deck], visitor: Named
     sent = await request.form()
     try:
         if sent.get("act") == "begin":
+            if not visitor.stepped_up:
+                visitor = await prove(deck, visitor, sent)
             return await listing(request, deck, visitor, enrolment=await picture(deck, visitor))
         if sent.get("act") == "confirm":
             code = str(sent.get("first_code") or "").replace(" ", "")
