@@ -22,6 +22,9 @@ PACKAGES = {
     "sshd": "openssh-server",
     "initdb": "postgresql",
     "chromium": "chromium",
+    "sudo": "sudo",
+    "fish": "fish",
+    "tcsh": "tcsh",
 }
 """Each program that the tests use, with the Debian package that has it."""
 
