@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from opsdeck.errors import Invalid
+from opsdeck.errors import Invalid, as_value_error
 from opsdeck.inventory.names import host_name
 from opsdeck.inventory.terms import MAX_BYTES, parse_bytes, parse_price
 from opsdeck.ssh.endpoint import Sudo
@@ -25,13 +25,9 @@ _VALUE = re.compile(r"[^,=\x00-\x1f]{0,100}\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
+@as_value_error()
 def _name(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return host_name(value)
-    except Invalid as fault:
-        raise ValueError(f"{fault.message} {fault.hint or ''}".strip()) from fault
+    return host_name(value) if isinstance(value, str) else value
 
 
 def _address(value: object) -> object:
