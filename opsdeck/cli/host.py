@@ -86,7 +86,8 @@ def add(
     **fields: Any,
 ) -> None:
     """Add a host, and look at the key that it shows."""
-    from opsdeck.inventory.forms import HostIn, checked
+    from opsdeck.forms import checked
+    from opsdeck.inventory.forms import HostIn
     from opsdeck.ssh.hostkeys import OfferedKey
 
     form = checked(HostIn, {"name": name, "tags": list(tags), **_given(fields)}, host=name)
@@ -192,20 +193,15 @@ def edit(
     name: str, new_name: str | None, tags: tuple[str, ...], untag: tuple[str, ...], as_json: bool, **fields: Any
 ) -> None:
     """Change what is given and leave the rest; '' empties a field that may be empty."""
-    from opsdeck.inventory.forms import HostPatch, Tags, checked
+    from opsdeck.forms import checked
+    from opsdeck.inventory.forms import HostPatch
 
     given = _given(fields) | ({"name": new_name} if new_name is not None else {})
 
     async def work(deck: Deck) -> None:
         before = await deck.inventory.get(name)
         if tags or untag:
-            from pydantic import TypeAdapter, ValidationError
-
-            try:
-                new = TypeAdapter(Tags).validate_python(list(tags))
-            except ValidationError as fault:
-                text = fault.errors()[0]["msg"].removeprefix("Value error, ")
-                raise Invalid(f"tags: {text}.", field="tags", host=name, hint="correct the tag") from fault
+            new = checked(HostPatch, {"tags": list(tags)}, host=name).tags or {}
             given["tags"] = {key: value for key, value in {**before.tags, **new}.items() if key not in untag}
         if not given:
             raise Invalid("nothing was given to change.", host=name, hint="see `opsdeck host edit --help`")

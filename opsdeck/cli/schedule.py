@@ -16,7 +16,7 @@ from opsdeck.errors import Invalid, OpsDeckError
 if TYPE_CHECKING:
     from opsdeck.deck import Deck
     from opsdeck.jobs.models import Schedule, Slot
-    from opsdeck.jobs.schedules import NextRun, ScheduleIn
+    from opsdeck.jobs.schedules import NextRun
     from opsdeck.manifest import Action
 
 RULE = (
@@ -134,16 +134,19 @@ def _add_command(plugin: str, action: Action) -> click.Command:
     @_with((click.option("--confirm", metavar="TEXT", help="The consent that is asked for."), frame.json_option))
     @click.pass_context
     def call(ctx: click.Context, /, **given: Any) -> None:
+        from opsdeck.forms import checked
+        from opsdeck.jobs.schedules import ScheduleIn
+
         when = _over(ctx.obj, given)
-        wanted = _schedule_in(
-            name=ctx.obj["name"],
-            plugin=plugin,
-            action=action.name,
-            params=collect(action.params, given),
-            selector=given["selector"],
-            paused=given["paused"],
-            **_timing(when),
-        )
+        told = {
+            "name": ctx.obj["name"],
+            "plugin": plugin,
+            "action": action.name,
+            "params": collect(action.params, given),
+            "selector": given["selector"],
+            "paused": given["paused"],
+        }
+        wanted = checked(ScheduleIn, told | _timing(when), hint="`opsdeck schedule add --help`")
 
         async def work(deck: Deck) -> tuple[Schedule, Sequence[NextRun], bool]:
             async def make(confirm: str | None) -> Schedule:
@@ -315,20 +318,6 @@ def _done(row: Schedule, what: str, as_json: bool) -> None:
         frame.print_json(_described(row))
     else:
         click.echo(f"Schedule {row.name} {what}.")
-
-
-def _schedule_in(**given: Any) -> ScheduleIn:
-    from pydantic import ValidationError
-
-    from opsdeck.jobs.schedules import ScheduleIn
-
-    try:
-        return ScheduleIn(**given)
-    except ValidationError as fault:
-        first = fault.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        text = str(first["msg"]).removeprefix("Value error, ")
-        raise Invalid(f"{where}: {text}.", field=where, hint="`opsdeck schedule add --help`") from fault
 
 
 def _timing(given: dict[str, Any], *, old: Schedule | None = None) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from opsdeck.actor import Actor
 from opsdeck.errors import Invalid, OpsDeckError
-from opsdeck.inventory.forms import HostIn, HostPatch, checked
+from opsdeck.forms import checked
+from opsdeck.inventory.forms import HostIn, HostPatch
 from opsdeck.inventory.importing.rows import Parsed, Problem, Row, name_from
 from opsdeck.inventory.models import Host
 from opsdeck.secrets.sensitive import Sensitive

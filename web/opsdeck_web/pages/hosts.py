@@ -17,9 +17,10 @@ from sqlmodel import col, select
 from opsdeck.clock import utcnow
 from opsdeck.deck import Deck
 from opsdeck.errors import Invalid, OpsDeckError
+from opsdeck.forms import checked
 from opsdeck.inventory.facts.book import FactBook
 from opsdeck.inventory.facts.catalogue import BY_NAME
-from opsdeck.inventory.forms import HostIn, HostPatch, checked
+from opsdeck.inventory.forms import HostIn, HostPatch
 from opsdeck.inventory.models import Host, HostKey
 from opsdeck.inventory.samples.book import SampleBook
 from opsdeck.manifest import HostCard, Targets

@@ -10,13 +10,14 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
-from pydantic import ValidationError
 
 from opsdeck.deck import Deck
 from opsdeck.errors import Invalid, OpsDeckError
+from opsdeck.forms import checked
 from opsdeck.jobs import consent, params
 from opsdeck.jobs.params import FieldKind
-from opsdeck.jobs.schedules import Misfire, NextRun, Overlap, ScheduleIn
+from opsdeck.jobs.schedules import NextRun, ScheduleIn
+from opsdeck.jobs.timing import seconds
 from opsdeck.manifest import Targets
 from opsdeck_web import formatting
 from opsdeck_web.language import _
@@ -25,7 +26,6 @@ from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
 
 BLANK = {"name": "", "selector": "", "cron": "", "every": "", "time_zone": "UTC", "misfire": "once", "overlap": "skip"}
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 @get("/schedules")
@@ -99,37 +99,12 @@ async def form(
     )  # fmt: skip
 
 
-def interval(text: str) -> int:
-    """Read an interval such as `15m` as seconds. Raises `Invalid`."""
-    number, unit = text[:-1], text[-1:]
-    if not number.isdigit() or unit not in UNITS:
-        raise Invalid(_("%s is no interval.") % repr(text), field="every", hint=_("write it like 15m, 6h or 1d"))
-    return int(number) * UNITS[unit]
-
-
 def read(plugin: str, name: str, sent: Any, raw: dict[str, Any], confirm: str | None) -> ScheduleIn:
     """Make a schedule of the form. Raises `Invalid` with the field."""
-    every = str(sent.get("every") or "").strip()
-    try:
-        return ScheduleIn(
-            name=str(sent.get("name") or "").strip(),
-            plugin=plugin,
-            action=name,
-            params=raw,
-            selector=str(sent.get("selector") or "").strip(),
-            cron=str(sent.get("cron") or "").strip(),
-            every_seconds=interval(every) if every else None,
-            time_zone=str(sent.get("time_zone") or "UTC").strip(),
-            misfire=Misfire(str(sent.get("misfire") or "once")),
-            overlap=Overlap(str(sent.get("overlap") or "skip")),
-            confirm=confirm,
-        )
-    except ValidationError as fault:
-        first = fault.errors()[0]
-        field = str(first["loc"][0]) if first["loc"] else None
-        raise Invalid(str(first["msg"]).removeprefix("Value error, "), field=field) from fault
-    except ValueError as fault:
-        raise Invalid(str(fault)) from fault
+    text = {key: str(sent.get(key) or blank).strip() for key, blank in BLANK.items()}
+    every = text.pop("every")
+    told = {"plugin": plugin, "action": name, "params": raw, "confirm": confirm}
+    return checked(ScheduleIn, text | told | {"every_seconds": seconds(every) if every else None})
 
 
 @post("/schedules/add")
