@@ -53,8 +53,7 @@ async def actions(deck: NamedDependency[Deck], actor: NamedDependency[Actor]) ->
             "plan": action.plan is not None,
         }
         for manifest in deck.plugins.ordered()
-        for action in manifest.actions
-        if not action.hidden
+        for action in manifest.offered
     ]
 
 

@@ -31,11 +31,7 @@ OWN = frozenset({"_csrf_token", "selector", "confirm", "proof", "code", "step"})
 @get("/actions")
 async def show(request: HTMXRequest, deck: NamedDependency[Deck], visitor: NamedDependency[Visitor]) -> Response[Any]:
     """List what can be done, plugin by plugin."""
-    groups = [
-        (manifest.name, [action for action in manifest.actions if not action.hidden])
-        for manifest in deck.plugins.ordered()
-        if any(not action.hidden for action in manifest.actions)
-    ]
+    groups = [(manifest.name, manifest.offered) for manifest in deck.plugins.ordered() if manifest.offered]
     return page(request, "pages/actions.html", groups=groups, may={risk: may(visitor, risk) for risk in Risk})
 
 

@@ -112,8 +112,8 @@ def host_actions(deck: Deck) -> list[tuple[str, str, str]]:
     return [
         (manifest.name, action.name, action.title)
         for manifest in deck.plugins.ordered()
-        for action in manifest.actions
-        if action.targets is Targets.HOSTS and not action.hidden
+        for action in manifest.offered
+        if action.targets is Targets.HOSTS
     ]
 
 

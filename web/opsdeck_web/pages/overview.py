@@ -84,7 +84,7 @@ def plugins_of(deck: Deck, incidents: tuple[Incident, ...]) -> list[PluginState]
         PluginState(
             manifest.name,
             f"/p/{manifest.name}/" if manifest.navigation else f"/actions#{manifest.name}",
-            sum(not action.hidden for action in manifest.actions),
+            len(manifest.offered),
             tuple(incident for incident in incidents if incident.plugin == manifest.name),
         )
         for manifest in deck.plugins.ordered()

@@ -66,8 +66,8 @@ async def choose(request: HTMXRequest, deck: NamedDependency[Deck], visitor: Nam
         offered = [
             (manifest.name, action)
             for manifest in deck.plugins.ordered()
-            for action in manifest.actions
-            if not action.hidden and may(visitor, action.risk)
+            for action in manifest.offered
+            if may(visitor, action.risk)
         ]
         return page(request, "pages/schedule_choose.html", offered=offered)
     given = {"selector": request.query_params.get("selector", ""), "time_zone": formatting.zone.get()}
