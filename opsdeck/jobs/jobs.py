@@ -20,6 +20,7 @@ from opsdeck.jobs import consent, log, params
 from opsdeck.jobs.engine import EmbeddedEngine, Engine
 from opsdeck.jobs.follow import Update, follow, watcher
 from opsdeck.jobs.leases import BEAT, TTL
+from opsdeck.jobs.ledger import new_step
 from opsdeck.jobs.lines import Line
 from opsdeck.jobs.models import Job, Node, State, Step
 from opsdeck.jobs.planning import make_plan
@@ -310,10 +311,6 @@ class Jobs:
             raise Invalid("no hosts were given.", field="selector", hint="name them with --on, such as `--on all`")
         if submission.selector.strip():
             hosts = tuple(host.name for host in await self._deck.inventory.select(submission.selector))
-            if not hosts:
-                raise NotFound(
-                    f"no host fits {submission.selector!r}.", field="selector", hint="`opsdeck host list` shows them"
-                )
         if asking:
             consent.check(action, hosts, submission.confirm, actor)
         return _Order(submission, action, given, hosts)
@@ -350,10 +347,7 @@ class Jobs:
             session.add(job)
             await session.flush()
             if order.hosts:
-                rows = [
-                    {"job_id": job.id, "host": host, "state": State.QUEUED, "note": "", "error": "", "fault": ""}
-                    for host in order.hosts
-                ]
+                rows = [new_step(number(job), host) for host in order.hosts]
                 await (await session.connection()).execute(insert(Step), rows)
             detail = _name(job) | {"params": job.params, "hosts": list(order.hosts), "selector": job.selector}
             if job.retry_of:
