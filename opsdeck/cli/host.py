@@ -115,6 +115,7 @@ def add(
 @frame.json_option
 def list_(selector: tuple[str, ...], as_json: bool) -> None:
     """List hosts, all or those that SELECTOR means."""
+    from opsdeck.inventory.forms import tag_words
 
     async def work(deck: Deck) -> None:
         hosts = await deck.inventory.list(",".join(selector) or "all")
@@ -128,7 +129,7 @@ def list_(selector: tuple[str, ...], as_json: bool) -> None:
                 item.name,
                 f"{item.user}@{item.address}" + (f":{item.port}" if item.port != 22 else ""),
                 item.reach,
-                tags_text(item.tags),
+                ", ".join(tag_words(item.tags)),
                 item.region,
                 f"{sample.load1:.2f}" if (sample := samples.get(item.name)) else "",
                 percent(sample.disk_used, sample.disk_total) if sample else "",
@@ -148,6 +149,7 @@ def list_(selector: tuple[str, ...], as_json: bool) -> None:
 @frame.json_option
 def show(name: str, as_json: bool) -> None:
     """Show all that is known of a host."""
+    from opsdeck.inventory.forms import tag_words
 
     async def work(deck: Deck) -> None:
         item = await deck.inventory.get(name)
@@ -166,7 +168,7 @@ def show(name: str, as_json: bool) -> None:
         hidden |= set() if item.quota_bytes else {"quota_reset_day", "quota_counts"}
         every = {field: getattr(item, field) for field in type(item).model_fields if field not in hidden}
         shown = {field: value for field, value in every.items() if value not in (None, "", {})}
-        shown["tags"] = tags_text(item.tags)
+        shown["tags"] = ", ".join(tag_words(item.tags))
         if item.quota_bytes:
             shown["quota_bytes"] = size(item.quota_bytes)
         if sample:
@@ -246,11 +248,6 @@ def host_data(item: Host, sample: Sample | None = None, traffic: MonthTraffic | 
         names = ("begins", "ends", "received", "sent", "used", "quota", "share")
         data["traffic"] = {name: getattr(traffic, name) for name in names}
     return data
-
-
-def tags_text(tags: Mapping[str, str]) -> str:
-    """Give tags as they are typed."""
-    return ", ".join(f"{key}={value}" if value else key for key, value in tags.items())
 
 
 def percent(part: int, whole: int) -> str:

@@ -71,6 +71,11 @@ def _tags(value: object) -> object:
     return value
 
 
+def tag_words(tags: Mapping[str, str]) -> list[str]:
+    """Give tags as they are typed: `role=edge`, `prod`."""
+    return [f"{key}={value}" if value else key for key, value in tags.items()]
+
+
 def _bytes(value: object) -> object:
     if isinstance(value, str):
         return parse_bytes(value) if value.strip() else None

@@ -165,6 +165,11 @@ class Jobs:
         async with self._deck.db.read() as session:
             return await log.read(session, id, after=after, host=host, limit=limit)
 
+    async def last_line(self, id: int) -> int:
+        """Give the number of the last line of a job's log; 0 when it has none."""
+        async with self._deck.db.read() as session:
+            return await log.last_number(session, id)
+
     async def follow(self, id: int, after: int = 0) -> AsyncIterator[Update]:
         """Give what is new in a job (lines above `after`, changed steps, its row) until it is over and told whole.
 

@@ -76,7 +76,7 @@ class Leases:
             try:
                 return await self._acquire(wanted, holder, purpose)
             except IntegrityError:
-                # PostgreSQL: another node made a row at the same moment; now it is there to be read. At most one a name.
+                # PostgreSQL: another node made a row at the same moment; now it is there. At most once for each name.
                 races += 1
                 if races > len(wanted):
                     raise

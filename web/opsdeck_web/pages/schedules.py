@@ -15,13 +15,13 @@ from opsdeck.deck import Deck
 from opsdeck.errors import Invalid, OpsDeckError
 from opsdeck.forms import checked
 from opsdeck.jobs import consent, params
-from opsdeck.jobs.params import FieldKind
 from opsdeck.jobs.schedules import NextRun, ScheduleIn
 from opsdeck.jobs.timing import seconds
 from opsdeck.manifest import Targets
 from opsdeck_web import formatting
+from opsdeck_web.forms import form_of, raw_of
 from opsdeck_web.language import _
-from opsdeck_web.pages.actions import faults_of, may, own_fields, raw_of, shown
+from opsdeck_web.pages.actions import may
 from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
 
@@ -78,25 +78,13 @@ async def form(
     request: HTMXRequest, deck: Deck, plugin: str, name: str, given: dict[str, Any], fault: OpsDeckError | None
 ) -> Response[Any]:
     """Show the form of a new schedule."""
-    action = deck.plugins.action(plugin, name)
-    known = params.fields(action.params)
     return page(
         request,
         "pages/schedule_form.html",
         status=fault.status if fault else 200,
-        plugin=plugin,
-        action=action,
-        fields=known,
-        own=own_fields(action, known),
-        touched=set(given) | set(faults_of(fault)),
-        values={field.name: shown(field, given.get(field.name)) for field in known},
+        **await form_of(deck, plugin, deck.plugins.action(plugin, name), given, fault),
         given=BLANK | given,
-        fault=fault,
-        faults=faults_of(fault),
-        on_hosts=action.targets is Targets.HOSTS,
-        hosts=[host.name for host in await deck.inventory.list()],
-        secret_names=await deck.secrets.names() if any(field.kind is FieldKind.SECRET for field in known) else (),
-    )  # fmt: skip
+    )
 
 
 def read(plugin: str, name: str, sent: Any, raw: dict[str, Any], confirm: str | None) -> ScheduleIn:
