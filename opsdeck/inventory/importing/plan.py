@@ -128,7 +128,7 @@ async def apply(planned: ImportPlan, inventory: Inventory, secrets: SecretStore,
         return await inventory.apply([form for _, form in planned.added], edits, actor)
     except BaseException:
         for name in made:
-            with contextlib.suppress(OpsDeckError):
+            with contextlib.suppress(OpsDeckError):  # the first error is the one to tell
                 await secrets.remove(name, actor)
         raise
 
