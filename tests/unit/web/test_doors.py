@@ -12,6 +12,7 @@ from opsdeck_web.security import SAFE_METHODS, local_path
 
 from opsdeck.actor import SYSTEM, Role
 from opsdeck.inventory.forms import HostIn
+from opsdeck.jobs.jobs import Submission
 from opsdeck.manifest import API, Manifest
 
 CHANGES = (
@@ -163,6 +164,29 @@ async def test_the_api_has_the_same_checks_as_other_doors(visit: Any) -> None:
     assert unknown.status_code == 404
     assert (await visit.client.get("/api/v1/jobs/99", headers=headers)).status_code == 404
     assert (await visit.client.get("/api/schema/openapi.json")).json()["openapi"].startswith("3.")
+
+
+async def test_a_limited_token_sees_nothing_but_its_own(visit: Any) -> None:
+    deck = visit.deck
+    await deck.inventory.add(HostIn(name="web1", address="127.0.0.1", port=1), SYSTEM)
+    numbers = {}
+    for name, params in (("command", {"command": "echo other"}), ("check", {})):
+        job = await deck.jobs.submit(Submission("core", name, params, "web1"), SYSTEM)
+        numbers[name] = job.id
+    _info, token = await deck.accounts.tokens.create("admin", "t", role=Role.ADMIN, scopes=["core.check"], actor=SYSTEM)
+    headers = {"Authorization": f"Bearer {token.reveal()}"}
+
+    async def ask(path: str) -> Any:
+        return await visit.client.get(f"/api/v1{path}", headers=headers)
+
+    assert [job["id"] for job in (await ask("/jobs")).json()] == [numbers["check"]]
+    assert [action["action"] for action in (await ask("/actions")).json()] == ["check"]
+    assert (await ask(f"/jobs/{numbers['check']}")).status_code == 200
+    assert (await ask(f"/jobs/{numbers['check']}/log")).status_code == 200
+    for path in ("/hosts", f"/jobs/{numbers['command']}", f"/jobs/{numbers['command']}/log"):
+        assert (await ask(path)).status_code == 403, path
+    cancel = await visit.client.post(f"/api/v1/jobs/{numbers['command']}/cancel", headers=headers)
+    assert cancel.status_code == 403
 
 
 async def test_a_plugins_page_that_fails_names_it_and_harms_nobody(deck: Any) -> None:
