@@ -28,6 +28,8 @@ from opsdeck.secrets.keyring import Keyring
 
 PG_LOCK = 7001
 PAGE = 1000
+LAST = 2**63 - 1
+"""The largest number that a database takes."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class AuditLog:
         if wanted.until:
             query = query.where(col(AuditEntry.at) < wanted.until)
         if before_seq is not None:
-            query = query.where(col(AuditEntry.seq) < before_seq)
+            query = query.where(col(AuditEntry.seq) < max(0, min(before_seq, LAST)))
         async with self._db.read() as session:
             return tuple(_entry(row) for row in (await session.exec(query)).all())
 

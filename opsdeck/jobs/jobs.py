@@ -159,7 +159,7 @@ class Jobs:
             named = [pair for pair in known if any(fnmatchcase(".".join(pair), scope) for scope in actions)]
             query = query.where(tuple_(col(Job.plugin), col(Job.action)).in_(named))
         if before is not None:
-            query = query.where(col(Job.id) < before)
+            query = query.where(col(Job.id) < max(0, min(before, log.LAST)))
         async with self._deck.db.read() as session:
             return tuple((await session.exec(query)).all())
 

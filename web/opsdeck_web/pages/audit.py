@@ -37,7 +37,7 @@ async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[An
     chosen = {name: request.query_params.get(name, "").strip() for name in ("actor", "verb", "target")}
     before = request.query_params.get("before", "")
     filters = Filters(actor=chosen["actor"], verb=chosen["verb"], target=chosen["target"])
-    entries = await deck.audit.list(filters, limit=PAGE, before_seq=int(before) if before.isdigit() else None)
+    entries = await deck.audit.list(filters, limit=PAGE, before_seq=int(before) if before.isdecimal() else None)
     head = await deck.audit.head()
     return page(
         request,
