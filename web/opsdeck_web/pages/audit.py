@@ -62,7 +62,7 @@ async def verify(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[
 
 def row_of(entry: Entry) -> Row:
     """Make an entry readable: what stands in its body beyond its columns, as short text."""
-    body: dict[str, Any] = json.loads(entry.body)
+    body = entry.told()
     source = str(body.get("source") or "")
     parts = []
     detail = body.get("detail")
