@@ -7,9 +7,10 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert, tuple_, update
 from sqlmodel import col, select
 
 from opsdeck.actor import Actor
@@ -132,10 +133,14 @@ class Jobs:
         actor: str | None = None,
         host: str | None = None,
         slot: int | None = None,
+        actions: Sequence[str] = (),
         before: int | None = None,
         limit: int = 50,
     ) -> tuple[Job, ...]:
-        """Give jobs, the newest first; `before` is the number of the last one seen, for the next page."""
+        """Give jobs, the newest first; `before` is the number of the last one seen, for the next page.
+
+        `actions` are names as in a token's scopes, `plugin.action` with `*` and `?`; none means all.
+        """
         query = select(Job).order_by(col(Job.id).desc()).limit(max(1, min(limit, 1000)))
         if plugin:
             query = query.where(Job.plugin == plugin)
@@ -149,8 +154,12 @@ class Jobs:
             query = query.where(Job.slot_id == slot)
         if host:
             query = query.where(col(Job.id).in_(select(Step.job_id).where(Step.host == host)))
+        if actions:
+            known = {(brought.name, each.name) for brought in self._deck.plugins.ordered() for each in brought.actions}
+            named = [pair for pair in known if any(fnmatchcase(".".join(pair), scope) for scope in actions)]
+            query = query.where(tuple_(col(Job.plugin), col(Job.action)).in_(named))
         if before is not None:
-            query = query.where(col(Job.id) < before)
+            query = query.where(col(Job.id) < max(0, min(before, log.LAST)))
         async with self._deck.db.read() as session:
             return tuple((await session.exec(query)).all())
 

@@ -102,7 +102,7 @@ async def form(
 def interval(text: str) -> int:
     """Read an interval such as `15m` as seconds. Raises `Invalid`."""
     number, unit = text[:-1], text[-1:]
-    if not number.isdigit() or unit not in UNITS:
+    if not number.isdecimal() or unit not in UNITS:
         raise Invalid(_("%s is no interval.") % repr(text), field="every", hint=_("write it like 15m, 6h or 1d"))
     return int(number) * UNITS[unit]
 
