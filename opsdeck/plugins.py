@@ -65,8 +65,6 @@ class Plugins:
         if self._announced:
             for name in tuple(self._announced):
                 self._import(name)
-            for name in sorted(self._manifests, key=_rank):
-                self._manifests[name] = self._manifests.pop(name)
         return self._manifests
 
     @property
@@ -106,6 +104,8 @@ class Plugins:
                 self.report(name, "import", str(fault))
                 return
             self.add(name, module)
+            for each in sorted(self._manifests, key=_rank):
+                self._manifests[each] = self._manifests.pop(each)
 
     def add(self, name: str, module: object) -> None:
         """Register one plugin; on any fault it is left out and reported."""
