@@ -8,23 +8,22 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import insert, tuple_, update
 from sqlmodel import col, select
 
+from opsdeck.accounts.permissions import authorise
 from opsdeck.actor import Actor
 from opsdeck.clock import utcnow
 from opsdeck.errors import Invalid, NotFound
 from opsdeck.events import JobChanged
 from opsdeck.jobs import consent, log, params
-from opsdeck.jobs.engine import EmbeddedEngine, Engine
 from opsdeck.jobs.follow import Update, follow, watcher
 from opsdeck.jobs.leases import BEAT, TTL
 from opsdeck.jobs.lines import Line
-from opsdeck.jobs.models import Job, Node, State, Step
-from opsdeck.jobs.planning import make_plan
-from opsdeck.jobs.run import number
+from opsdeck.jobs.models import Job, Node, State, Step, number
 from opsdeck.manifest import Action, Targets
 from opsdeck.plan import Plan
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from opsdeck.deck import Deck
+    from opsdeck.jobs.engine import Engine
 
 AGAIN = (State.FAILED, State.LOST, State.CANCELLED, State.SKIPPED)
 """Steps that "retry the failed ones" does again."""
@@ -71,7 +71,14 @@ class Jobs:
 
     def __init__(self, deck: Deck, engine: Engine | None = None) -> None:
         self._deck = deck
-        self.engine: Engine = engine or EmbeddedEngine(deck)
+        self._engine = engine
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What moves the jobs."""
+        from opsdeck.jobs.engine import EmbeddedEngine
+
+        return self._engine or EmbeddedEngine(self._deck)
 
     async def submit(self, submission: Submission, actor: Actor) -> Job:
         """Check everything and make the job: row, steps and audit entry in one transaction.
@@ -105,6 +112,8 @@ class Jobs:
 
     async def plan(self, submission: Submission, actor: Actor) -> Plan:
         """Say what the action would change, from what lies there now; changes nothing. Raises like `submit`."""
+        from opsdeck.jobs.planning import make_plan
+
         order = await self._order(submission, actor, asking=False)
         if order.action.plan is None:
             raise Invalid(
@@ -297,7 +306,7 @@ class Jobs:
     @property
     def left_behind(self) -> bool:
         """Tell whether an action of this process did not stop when told: then its event loop cannot end by itself."""
-        return self.engine.left_behind
+        return "engine" in self.__dict__ and self.engine.left_behind
 
     async def recover(self) -> int:
         """Take up or close what dead nodes left, here and now; give how many jobs that were."""
@@ -305,11 +314,12 @@ class Jobs:
 
     async def close(self) -> None:
         """Leave what runs here to its recovery policy and stop."""
-        await self.engine.close()
+        if "engine" in self.__dict__:
+            await self.engine.close()
 
     async def _order(self, submission: Submission, actor: Actor, *, asking: bool = True) -> _Order:
         action = self._deck.plugins.action(submission.plugin, submission.action)
-        self._deck.accounts.authorise(actor, action, submission.plugin)
+        authorise(actor, action, submission.plugin)
         given = params.parse(submission.plugin, action, submission.params)
         for name, value in (("timeout", submission.timeout), ("silence", submission.silence)):
             if value is not None and not 0 < value <= 30 * 86400:
@@ -329,7 +339,7 @@ class Jobs:
 
     def _authorise(self, actor: Actor, job: Job) -> Action:
         action = self._deck.plugins.action(job.plugin, job.action)
-        self._deck.accounts.authorise(actor, action, job.plugin)
+        authorise(actor, action, job.plugin)
         return action
 
     async def _insert(self, order: _Order, actor: Actor, *, here: bool) -> Job:
