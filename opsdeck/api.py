@@ -7,7 +7,7 @@ from opsdeck.actor import Actor, Door, Role
 from opsdeck.clock import stamp, utcnow
 from opsdeck.db.naming import Table
 from opsdeck.deck import Deck
-from opsdeck.errors import Conflict, Invalid, NotFound, OpsDeckError, Refused, Unavailable
+from opsdeck.errors import Conflict, Invalid, NotFound, OpsDeckError, Refused, Unavailable, as_value_error
 from opsdeck.events import Event, HostChanged, IncidentClosed, IncidentOpened, JobChanged, SlotMissed
 from opsdeck.hookspecs import hookimpl
 from opsdeck.inventory.models import Host
@@ -114,6 +114,7 @@ __all__ = [
     "User",
     "Verb",
     "artefacts",
+    "as_value_error",
     "boots",
     "directories",
     "files",

@@ -160,6 +160,11 @@ class Manifest:
     after: tuple[str, ...] = field(default=())
     """Names of plugins whose tables must exist first."""
 
+    @property
+    def offered(self) -> tuple[Action, ...]:
+        """Give the actions that lists offer: all but the hidden ones."""
+        return tuple(action for action in self.actions if not action.hidden)
+
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):
             raise ValueError(f"plugin name {self.name!r}: small letters, digits and _, at most 40")

@@ -165,7 +165,7 @@ class Plugins:
         for action in manifest.actions:
             if action.name == name:
                 return action
-        names = ", ".join(action.name for action in manifest.actions if not action.hidden) or "none"
+        names = ", ".join(action.name for action in manifest.offered) or "none"
         raise NotFound(f"plugin {plugin!r} has no action {name!r}.", field="action", hint=f"it has: {names}")
 
     def call(self, hook: str, **given: Any) -> dict[str, Any]:

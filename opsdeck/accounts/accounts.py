@@ -96,11 +96,6 @@ class Accounts:
         async with self._db.read() as session:
             return await _get(session, name, lock=False)
 
-    async def by_id(self, user_id: int) -> User | None:
-        """Give the person of a session, None when they are gone."""
-        async with self._db.read() as session:
-            return await session.get(User, user_id)
-
     async def create(self, name: str, password: Sensitive, role: Role, actor: Actor) -> Person:
         """Add a person. Raises `Invalid`, `Conflict`, `Refused`."""
         require(actor, Role.ADMIN, "add people")

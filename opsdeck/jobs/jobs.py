@@ -22,6 +22,7 @@ from opsdeck.events import JobChanged
 from opsdeck.jobs import consent, log, params
 from opsdeck.jobs.follow import Update, follow, watcher
 from opsdeck.jobs.leases import BEAT, TTL
+from opsdeck.jobs.ledger import new_step
 from opsdeck.jobs.lines import Line
 from opsdeck.jobs.models import Job, Node, State, Step, number
 from opsdeck.manifest import Action, Targets
@@ -182,6 +183,11 @@ class Jobs:
         async with self._deck.db.read() as session:
             return await log.read(session, id, after=after, host=host, limit=limit)
 
+    async def last_line(self, id: int) -> int:
+        """Give the number of the last line of a job's log; 0 when it has none."""
+        async with self._deck.db.read() as session:
+            return await log.last_number(session, id)
+
     async def follow(self, id: int, after: int = 0) -> AsyncIterator[Update]:
         """Give what is new in a job (lines above `after`, changed steps, its row) until it is over and told whole.
 
@@ -329,10 +335,6 @@ class Jobs:
             raise Invalid("no hosts were given.", field="selector", hint="name them with --on, such as `--on all`")
         if submission.selector.strip():
             hosts = tuple(host.name for host in await self._deck.inventory.select(submission.selector))
-            if not hosts:
-                raise NotFound(
-                    f"no host fits {submission.selector!r}.", field="selector", hint="`opsdeck host list` shows them"
-                )
         if asking:
             consent.check(action, hosts, submission.confirm, actor)
         return _Order(submission, action, given, hosts)
@@ -369,10 +371,7 @@ class Jobs:
             session.add(job)
             await session.flush()
             if order.hosts:
-                rows = [
-                    {"job_id": job.id, "host": host, "state": State.QUEUED, "note": "", "error": "", "fault": ""}
-                    for host in order.hosts
-                ]
+                rows = [new_step(number(job), host) for host in order.hosts]
                 await (await session.connection()).execute(insert(Step), rows)
             detail = _name(job) | {"params": job.params, "hosts": list(order.hosts), "selector": job.selector}
             if job.retry_of:

@@ -14,7 +14,7 @@ from opsdeck.db import Table
 
 
 class State(StrEnum):
-    """Where a job or step is. `skipped` and `waiting` are for steps only."""
+    """Where a job or step is. `skipped` is for steps only."""
 
     QUEUED = "queued"
     RUNNING = "running"

@@ -32,7 +32,7 @@ PLAN_SECONDS = 300.0
 
 
 class Unlogged:
-    """A book that keeps only the notes for the audit trail, at most `limit` of them before they must be written."""
+    """A book that keeps only the notes for the audit trail; what a plan can read in `PLAN_SECONDS` bounds them."""
 
     full = False
 

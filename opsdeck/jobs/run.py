@@ -256,7 +256,7 @@ class JobWork:
             self.ledger.change(host, state=self.ending.state, error=self.ending.text, finished=utcnow())
 
     def _failed(self, host: str, work: StepWork, fault: BaseException) -> None:
-        text = explain(fault, work._redactor, host)
+        text = explain(fault, self.redactor_for(host), host)
         _log.debug("job %s on %s", self.id, host, exc_info=fault)
         work.log(text, "bad")
         self.ledger.change(host, state=State.FAILED, error=text, fault=type(fault).__name__, finished=utcnow())

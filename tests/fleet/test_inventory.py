@@ -13,7 +13,8 @@ from opsdeck.builtin import plugin
 from opsdeck.builtin.sampler import Sampler
 from opsdeck.db import Database, migrate
 from opsdeck.deck import Deck
-from opsdeck.inventory.forms import HostIn, HostPatch, checked
+from opsdeck.forms import checked
+from opsdeck.inventory.forms import HostIn, HostPatch
 from opsdeck.jobs.jobs import Submission
 from opsdeck.plugins import Plugins
 from opsdeck.secrets.keyring import Keyring

@@ -54,8 +54,8 @@ async def actions(deck: NamedDependency[Deck], actor: NamedDependency[Actor]) ->
             "plan": action.plan is not None,
         }
         for manifest in deck.plugins.ordered()
-        for action in manifest.actions
-        if not action.hidden and permissions.in_scope(actor, f"{manifest.name}.{action.name}")
+        for action in manifest.offered
+        if permissions.in_scope(actor, f"{manifest.name}.{action.name}")
     ]
 
 

@@ -19,7 +19,6 @@ from litestar.template import TemplateConfig
 from opsdeck import __version__
 from opsdeck.deck import Deck
 from opsdeck.manifest import Manifest
-from opsdeck.plugins import Fault
 from opsdeck_web import api, faults, live
 from opsdeck_web.identity import Identify, signed_in
 from opsdeck_web.pages import (
@@ -122,7 +121,7 @@ def mount(app: Litestar, deck: Deck, manifest: Manifest) -> None:
         for route in _routes_of(manifest):
             app.register(route)
     except (LitestarException, TypeError, ValueError, AttributeError) as fault:
-        deck.plugins.faults.append(Fault(manifest.name, "routes", f"{type(fault).__name__}: {fault}"))
+        deck.plugins.report(manifest.name, "routes", f"{type(fault).__name__}: {fault}")
 
 
 def _routes_of(manifest: Manifest) -> Sequence[Router]:

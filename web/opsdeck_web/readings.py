@@ -13,11 +13,10 @@ from opsdeck.clock import utcnow
 from opsdeck.db import Database
 from opsdeck.inventory.models import Host, Sample
 from opsdeck.inventory.samples.book import MonthTraffic, SampleBook
+from opsdeck.inventory.terms import RENEWAL_DAYS
 from opsdeck_web.formatting import bytes_
 
 DAY = timedelta(hours=24)
-SOON = 14
-"""Days before its renewal that a host is marked."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class HostLine:
     @property
     def renews_soon(self) -> bool:
         """Tell whether the renewal is near or past."""
-        return self.renews_in is not None and self.renews_in <= SOON
+        return self.renews_in is not None and self.renews_in <= RENEWAL_DAYS
 
 
 async def host_lines(db: Database, hosts: Sequence[Host]) -> list[HostLine]:

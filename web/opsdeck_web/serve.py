@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import signal
 import socket
 import sys
 import webbrowser
@@ -14,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 import uvicorn
 
 from opsdeck.cli import frame
-from opsdeck.db.migrate import upgrade
+from opsdeck.db.migrate import upgrade_at
 from opsdeck.deck import Deck
 from opsdeck.errors import Unavailable
 from opsdeck.plugins import Plugins
@@ -91,13 +90,7 @@ async def serve(
     settings: Settings, plugins: Plugins, sock: socket.socket, ready: Callable[[Deck], None], stop: asyncio.Event
 ) -> None:
     """Bring the tables up to date, then run console and jobs side by side until `stop` is set."""
-    from opsdeck.db import Database
-
-    database = Database(settings.url)
-    try:
-        await upgrade(database, plugins)
-    finally:
-        await database.close()
+    await upgrade_at(settings.url, plugins)
     async with Deck.open(settings, plugins=plugins, kind="server") as deck:
         work = asyncio.create_task(deck.jobs.serve(stop), name="jobs")
         work.add_done_callback(lambda _: stop.set())
@@ -133,11 +126,7 @@ def run(bind: str | None, port: int | None, *, open_browser: bool) -> None:
             webbrowser.open(url)
 
     async def main() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        await serve(settings, plugins, sock, ready, stop)
+        await serve(settings, plugins, sock, ready, frame.stopped())
 
     try:
         asyncio.run(main())

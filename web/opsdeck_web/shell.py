@@ -17,6 +17,7 @@ from litestar.plugins.htmx import HTMXRequest
 from litestar.plugins.jinja import JinjaTemplateEngine
 
 from opsdeck.clock import utcnow
+from opsdeck.inventory.forms import tag_words
 from opsdeck.jobs.models import Job
 from opsdeck.plugins import Plugins
 from opsdeck_web import charts, formatting, states
@@ -126,7 +127,7 @@ class Frame:
             log_time=formatting.log_time,
             local=formatting.local,
             reader_zone=formatting.zone.get,
-            tags_of=lambda host: ", ".join(f"{key}={value}" if value else key for key, value in host.tags.items()),
+            tags_of=lambda host: ", ".join(tag_words(host.tags)),
             zip=lambda *lists: list(zip(*lists, strict=True)),
             choice_texts=lambda plugin, texts: [words.text(text, owner=plugin) for text in texts],
             navigation=self.navigation,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from opsdeck.inventory.importing.rows import MAX_ROWS, Parsed, Row, jump_name, name_from
+from opsdeck.inventory.importing.rows import MAX_ROWS, Parsed, Row, jump_name
 
 _RANGE = re.compile(r"\[([0-9]+|[A-Za-z]):([0-9]+|[A-Za-z])(?::([0-9]+))?\]")
 _JUMP = re.compile(r"(?:ProxyJump[= ]|-J ?)['\"]?([^\s'\"]+)")
@@ -88,15 +88,7 @@ def expand(pattern: str) -> Iterator[str]:
 
 def rows(fleet: Fleet, parsed: Parsed) -> Parsed:
     """Turn an inventory into rows: a tag for each group; addresses, ports, users, keys, jump hosts from variables."""
-    names: dict[str, str] = {}
-    for called, member in fleet.members.items():
-        name = name_from(called)
-        if not name or name == "all":
-            parsed.wrong(member.line, f"{called!r} cannot name a host here")
-        elif name in names.values():
-            parsed.note(member.line, f"{called!r} has the same name here as another; left out")
-        else:
-            names[called] = name
+    names = parsed.names({called: (member.line, parsed.file) for called, member in fleet.members.items()})
     hops: dict[str, Row] = {}
     for called in names:
         row = _row(fleet, called, parsed, hops, names)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from opsdeck.inventory.importing.rows import MAX_BYTES, MAX_ROWS, Parsed, Row, jump_name, name_from
+from opsdeck.inventory.importing.rows import MAX_BYTES, MAX_ROWS, Parsed, Row, jump_name
 
 MAX_DEPTH = 16
 """Includes within includes, as ssh allows."""
@@ -60,15 +60,7 @@ def parse(path: Path, text: str | None = None) -> Parsed:
                 parsed.note(line.number, "Match blocks are left out", file=line.file)
         elif line.keyword in _USED:
             blocks[-1].lines.append(line)
-    names: dict[str, str] = {}
-    for alias, line in aliases.items():
-        name = name_from(alias)
-        if not name or name == "all":
-            parsed.wrong(line.number, f"{alias!r} cannot name a host here", file=line.file)
-        elif name in names.values():
-            parsed.note(line.number, f"{alias!r} has the same name here as another; left out", file=line.file)
-        else:
-            names[alias] = name
+    names = parsed.names({alias: (line.number, line.file) for alias, line in aliases.items()})
     if len(names) > MAX_ROWS:
         parsed.wrong(1, f"more than {MAX_ROWS} hosts", file=str(path))
         return parsed
@@ -102,8 +94,7 @@ def _jumps(rows: dict[str, Row], names: dict[str, str], blocks: list[_Block], pa
             continue
         behind = name
         for hop in reversed(line.words[0].split(",")):
-            known = {other: row for other, row in names.items()}
-            raw, given = jump_name(hop, known)
+            raw, given = jump_name(hop, names)
             target = names.get(raw, raw)
             if not target or "%" in hop:
                 parsed.wrong(line.number, f"the jump host {hop!r} cannot be understood", file=line.file)

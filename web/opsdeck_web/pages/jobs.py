@@ -12,7 +12,6 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect, ServerSentEvent, ServerSentEventMessage, Stream
-from sqlmodel import col, select
 
 from opsdeck.audit.log import Filters
 from opsdeck.clock import stamp
@@ -20,8 +19,9 @@ from opsdeck.deck import Deck
 from opsdeck.errors import Invalid
 from opsdeck.jobs import consent
 from opsdeck.jobs.follow import Update
+from opsdeck.jobs.jobs import AGAIN
 from opsdeck.jobs.lines import Line, plain
-from opsdeck.jobs.models import Job, LogChunk, State, Step
+from opsdeck.jobs.models import Job, State, Step
 from opsdeck.manifest import Risk
 from opsdeck.plan import Plan
 from opsdeck_web import formatting, states
@@ -36,7 +36,6 @@ ROWS = 5000
 """Lines that a page keeps; the whole log is a file."""
 BATCH = 500
 """Most lines in one event."""
-AGAIN = frozenset({State.FAILED, State.LOST, State.CANCELLED, State.SKIPPED})
 
 
 @get("/jobs")
@@ -74,7 +73,7 @@ async def one(
     job = await deck.jobs.get(number)
     steps = await deck.jobs.steps(number)
     part = request.query_params.get("part", "")
-    last = await last_line(deck, number)
+    last = await deck.jobs.last_line(number)
     action = next(
         (a for m in deck.plugins.ordered() if m.name == job.plugin for a in m.actions if a.name == job.action), None
     )
@@ -135,14 +134,6 @@ def summary(job: Job, steps: tuple[Step, ...]) -> tuple[str, str]:
     return dot, word
 
 
-async def last_line(deck: Deck, number: int) -> int:
-    """Give the number of a log's last line."""
-    async with deck.db.read() as session:
-        query = select(LogChunk.first, LogChunk.count).where(LogChunk.job_id == number)
-        found = (await session.exec(query.order_by(col(LogChunk.first).desc()).limit(1))).first()
-    return found[0] + found[1] - 1 if found else 0
-
-
 @get("/jobs/{number:int}/stream", media_type="text/event-stream")
 async def stream(request: HTMXRequest, deck: NamedDependency[Deck], number: FromPath[int]) -> ServerSentEvent:
     """Follow a job: batches of lines with ids to resume from, states of steps, the end."""
@@ -160,7 +151,7 @@ async def events(deck: Deck, number: int, after: int, host: str | None) -> Async
     slow page costs neither memory here nor there.
     """
     yield ServerSentEventMessage(comment="ready", retry=1000)
-    newest = await last_line(deck, number)
+    newest = await deck.jobs.last_line(number)
     if host is None and newest - after > ROWS:
         yield ServerSentEventMessage(event="gap", data=json.dumps(newest - after - ROWS))
         after = newest - ROWS

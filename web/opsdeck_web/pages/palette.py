@@ -36,8 +36,7 @@ async def entries(request: HTMXRequest, deck: NamedDependency[Deck]) -> list[dic
                 "kind": _("action"),
                 "more": f"{manifest.name} {action.name}",
             }
-            for action in manifest.actions
-            if not action.hidden
+            for action in manifest.offered
         ]
     return found
 
