@@ -38,9 +38,9 @@ def settings() -> Settings:
 
 @cache
 def plugins() -> Plugins:
-    """Give the loaded plugins of this process."""
+    """Give the plugins of this process, each imported when it is needed."""
     found = Plugins(trace=settings().trace)
-    found.load(settings().disabled_plugins)
+    found.find(settings().disabled_plugins)
     return found
 
 

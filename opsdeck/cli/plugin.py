@@ -68,7 +68,7 @@ class _Runs(click.Group):
         return sorted(frame.plugins().manifests)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        manifest = frame.plugins().manifests.get(cmd_name)
+        manifest = frame.plugins().manifest(cmd_name)
         if manifest is None:
             frame.plugins().action(cmd_name, "")
         return _Actions(cmd_name, manifest.title if manifest else "")

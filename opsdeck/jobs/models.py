@@ -73,6 +73,13 @@ class Job(Table, table=True):
     finished: datetime | None = None
 
 
+def number(job: Job) -> int:
+    """Give the number of a stored job."""
+    if job.id is None:
+        raise ValueError("the job was not stored")
+    return job.id
+
+
 class Step(Table, table=True):
     """A job's work on one host."""
 

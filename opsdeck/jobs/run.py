@@ -17,7 +17,7 @@ from opsdeck.events import Event
 from opsdeck.jobs.endings import Ending
 from opsdeck.jobs.ledger import Ledger
 from opsdeck.jobs.lines import cut
-from opsdeck.jobs.models import Job, State
+from opsdeck.jobs.models import Job, State, number
 from opsdeck.jobs.step import StepWork
 from opsdeck.secrets.redact import Redactor
 from opsdeck.secrets.sensitive import Sensitive
@@ -260,13 +260,6 @@ class JobWork:
         _log.debug("job %s on %s", self.id, host, exc_info=fault)
         work.log(text, "bad")
         self.ledger.change(host, state=State.FAILED, error=text, fault=type(fault).__name__, finished=utcnow())
-
-
-def number(job: Job) -> int:
-    """Give the number of a stored job."""
-    if job.id is None:
-        raise ValueError("the job was not stored")
-    return job.id
 
 
 def explain(fault: BaseException, redactor: Redactor, host: str = "") -> str:

@@ -21,8 +21,8 @@ from opsdeck.inventory.models import Host
 from opsdeck.jobs import log, params
 from opsdeck.jobs.endings import Cause, Ending
 from opsdeck.jobs.ledger import Done, JobTaken, Ledger, Written, kept
-from opsdeck.jobs.models import Job, State, Step
-from opsdeck.jobs.run import JobWork, explain, number, unpack
+from opsdeck.jobs.models import Job, State, Step, number
+from opsdeck.jobs.run import JobWork, explain, unpack
 from opsdeck.manifest import Action
 
 if TYPE_CHECKING:

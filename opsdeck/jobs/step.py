@@ -230,7 +230,7 @@ class StepWork(Access):
 
     def _told(self, gone: bool) -> None:
         if gone:
-            self._say("info", "ended on the host; none of its processes is left")
+            self._say("info", "ended on the host; nothing is left of its process group")
             if not self._work.ledger.steps[self.host.name].note:
                 self.note("ended on the host")
         else:

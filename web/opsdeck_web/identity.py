@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import secrets
@@ -24,6 +25,7 @@ from opsdeck.accounts.models import User, WebSession
 from opsdeck.accounts.sessions import STEP_UP_FIELD, step_up_until
 from opsdeck.clock import utcnow
 from opsdeck.deck import Deck
+from opsdeck.errors import Unavailable
 from opsdeck.inventory.models import Host
 from opsdeck.jobs.models import Job, State
 from opsdeck.notify.models import Incident
@@ -32,6 +34,8 @@ from opsdeck_web.visitor import Visitor
 
 COOKIE = "opsdeck_session"
 LIFETIME = timedelta(days=14)
+LOOK_SECONDS = 5.0
+"""How often the login of who reads a stream is looked at."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,43 @@ class Identify(ASGIMiddleware):
             shell = await self._shell(scope)
             scope["user"] = shell.visitor
             scope["state"]["shell"] = shell
+            if shell.visitor is not None and scope["method"] == "GET":
+                await self._while_logged_in(shell.visitor, scope, receive, send, next_app)
+                return
         await next_app(scope, receive, send)
+
+    async def _while_logged_in(
+        self, visitor: Visitor, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp
+    ) -> None:
+        """Answer, and hang up on a stream whose reader's login has ended: it would tell on for as long as it runs.
+
+        A stream listens for the reader's hanging up; while it does, the session is looked at every few seconds.
+        """
+        cut = False
+
+        async def receive_or_end() -> Any:
+            nonlocal cut
+            task = asyncio.ensure_future(receive())
+            try:
+                while not (await asyncio.wait({task}, timeout=LOOK_SECONDS))[0]:
+                    if not await self._still(visitor):
+                        cut = True
+                        return {"type": "http.disconnect"}
+                return task.result()
+            finally:
+                task.cancel()
+
+        await next_app(scope, receive_or_end, send)
+        if cut:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _still(self, visitor: Visitor) -> bool:
+        """Tell whether a login still holds; while the database cannot answer, it does."""
+        try:
+            async with self._deck.db.read() as session:
+                return (await session.exec(_login(visitor.key))).first() is not None
+        except Unavailable:
+            return True
 
     async def _shell(self, scope: Scope) -> Shell:
         cookies = cookies_of(scope)
@@ -92,15 +132,7 @@ class Identify(ASGIMiddleware):
         key = cookies.get(COOKIE, "")
         if key:
             async with self._deck.db.read() as session:
-                found = (
-                    await session.exec(
-                        select(WebSession, User)
-                        .join(User, col(User.id) == WebSession.user_id)
-                        .where(
-                            WebSession.key == hashed(key), WebSession.expires > utcnow(), col(User.disabled).is_(False)
-                        )
-                    )
-                ).first()
+                found = (await session.exec(_login(key))).first()
                 if found is not None:
                     row, user = found
                     visitor = Visitor(user, key, source_of(scope), _step_up(row.data))
@@ -123,6 +155,14 @@ class Identify(ASGIMiddleware):
                     )
         settle(scope, cookies, visitor)
         return Shell(visitor, language.current.get(), theme_of(cookies, visitor), hosts, running, incidents)
+
+
+def _login(key: str) -> Any:
+    return (
+        select(WebSession, User)
+        .join(User, col(User.id) == WebSession.user_id)
+        .where(WebSession.key == hashed(key), WebSession.expires > utcnow(), col(User.disabled).is_(False))
+    )
 
 
 def theme_of(cookies: dict[str, str], visitor: Visitor | None) -> str:

@@ -51,7 +51,7 @@ async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[An
         plugin=chosen["plugin"] or None,
         host=chosen["host"] or None,
         actor=chosen["actor"] or None,
-        before=int(before) if before.isdigit() else None,
+        before=int(before) if before.isdecimal() else None,
         limit=PAGE,
     )
     return page(
@@ -139,7 +139,7 @@ async def stream(request: HTMXRequest, deck: NamedDependency[Deck], number: From
     """Follow a job: batches of lines with ids to resume from, states of steps, the end."""
     await deck.jobs.get(number)
     text = str(request.headers.get("last-event-id") or request.query_params.get("after") or "0")
-    after = int(text) if text.isdigit() else 0
+    after = int(text) if text.isdecimal() else 0
     host = request.query_params.get("host") or None
     return ServerSentEvent(events(deck, number, after, host), headers=HEADERS)
 
@@ -221,7 +221,7 @@ async def first_error(deck: NamedDependency[Deck], number: FromPath[int]) -> dic
 async def lines_after(request: HTMXRequest, deck: NamedDependency[Deck], number: FromPath[int]) -> list[list[Any]]:
     """Give a page of lines after one, for a place that the live window does not hold."""
     text = request.query_params.get("after", "0")
-    found = await deck.jobs.log(number, after=int(text) if text.isdigit() else 0, limit=BATCH)
+    found = await deck.jobs.log(number, after=int(text) if text.isdecimal() else 0, limit=BATCH)
     return [[line.number, line.ms, line.host, line.stream, plain(line.text)] for line in found]
 
 
