@@ -4,6 +4,7 @@ Everything here keeps its meaning within one `API` number. A plugin imports from
 """
 
 from opsdeck.actor import Actor, Door, Role
+from opsdeck.cli import frame
 from opsdeck.clock import stamp, utcnow
 from opsdeck.db.naming import Table
 from opsdeck.deck import Deck
@@ -12,6 +13,7 @@ from opsdeck.events import Event, HostChanged, IncidentClosed, IncidentOpened, J
 from opsdeck.hookspecs import hookimpl
 from opsdeck.inventory.models import Host
 from opsdeck.jobs.context import HostAccess, JobRun, PlanRun, ServiceRun, StepRun
+from opsdeck.jobs.jobs import Submission
 from opsdeck.manifest import (
     API,
     Action,
@@ -106,6 +108,7 @@ __all__ = [
     "ServiceRun",
     "SlotMissed",
     "StepRun",
+    "Submission",
     "Table",
     "Targets",
     "Unavailable",
@@ -119,6 +122,7 @@ __all__ = [
     "directories",
     "files",
     "firewall",
+    "frame",
     "hookimpl",
     "packages",
     "stamp",

@@ -154,6 +154,8 @@ class Manifest:
     services: tuple[Service, ...] = ()
     models: tuple[type[Any], ...] = ()
     routes: tuple[Any, ...] = ()
+    open_routes: tuple[Any, ...] = ()
+    """Handlers that answer without a login: they prove by a token of their own who asks."""
     navigation: tuple[NavItem, ...] = ()
     secret_kinds: tuple[SecretKind, ...] = ()
     events: tuple[type[Any], ...] = ()

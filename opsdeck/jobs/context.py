@@ -168,11 +168,17 @@ class PlanRun(Protocol):
     """The data folder of the console."""
 
     def on(self, host: str) -> HostAccess:
-        """Reach one of the hosts; only read there."""
+        """Reach one of the hosts (any of the inventory, for an action that works on the console); only read there."""
         ...
 
-    async def gather(self, look: Callable[[HostAccess], Awaitable[Any]], *, parallel: int = 32) -> dict[str, Any]:
-        """Look at all hosts side by side; give results by host name. The first error ends it."""
+    async def gather(
+        self,
+        look: Callable[[HostAccess], Awaitable[Any]],
+        hosts: Sequence[str] | None = None,
+        *,
+        parallel: int = 32,
+    ) -> dict[str, Any]:
+        """Look at all hosts (or those named) side by side; give results by host name. The first error ends it."""
         ...
 
     async def secret(self, name: str) -> Sensitive:

@@ -158,7 +158,8 @@ class JobWork:
         A resumed job passes over hosts that were finished before.
         """
         names = tuple(hosts) if hosts is not None else tuple(host.name for host in self.hosts)
-        queue = [name for name in names if not (self.resuming and self.ledger.steps[name].state.final)]
+        known = self.ledger.steps
+        queue = [name for name in names if not (self.resuming and name in known and known[name].state.final)]
         failed = sum(self.ledger.steps[name].state is State.FAILED for name in names if name not in queue)
         waiting = iter(queue)
 
@@ -176,6 +177,8 @@ class JobWork:
                         if receipt is not None:
                             self.ledger.change(name, receipt=receipt)
                 except (Exception, SystemExit, KeyboardInterrupt):  # the step has it on record
+                    if name not in self.ledger.steps:
+                        raise  # no step was opened, so nothing has it
                     failed += self.ledger.steps[name].state is State.FAILED
 
         workers = [asyncio.create_task(worker()) for _ in range(max(1, min(parallel, len(queue))))]
@@ -234,18 +237,19 @@ class JobWork:
         """Find one of the job's hosts; a job that works on the console may open steps on any host."""
         if name in self._by_name and name in self.ledger.steps:
             return self._by_name[name]
-        if name in self.ledger.steps:
+        if name in self.ledger.steps and self.hosts:
             fault = NotFound("the host is no longer in the inventory.", host=name, hint="retry with the hosts that are")
             now = utcnow()
             self.ledger.change(
                 name, state=State.FAILED, error=_line(fault), fault="NotFound", started=now, finished=now
             )
             raise fault
-        if self._by_name:
+        if self.hosts:
             raise Invalid(f"job {self.id} does not work on the host {name!r}.", host=name)
         found = await self._deck.inventory.get(name)
         self._by_name[name] = found
-        self.ledger.add_step(name)
+        if name not in self.ledger.steps:  # it is there when the job was resumed
+            self.ledger.add_step(name)
         return found
 
     def _cut(self, host: str) -> None:

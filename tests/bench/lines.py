@@ -110,7 +110,9 @@ async def be_console(home: Path) -> None:
 async def answer(deck: Deck, ticker: Ticker, ask: dict[str, Any]) -> Any:
     """Do what was asked: `run` a script, or tell how a `job` stands and what the process was like meanwhile."""
     if "run" in ask:
-        job = await deck.jobs.submit(Submission("core", "script", {"text": ask["run"]}, "all", confirm=ask["count"]), SYSTEM)
+        job = await deck.jobs.submit(
+            Submission("core", "script", {"text": ask["run"]}, "all", confirm=ask["count"]), SYSTEM
+        )
         return job.id
     if "begin" in ask:
         ticker.take()

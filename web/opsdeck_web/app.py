@@ -132,6 +132,10 @@ def _routes_of(manifest: Manifest) -> Sequence[Router]:
                 f"/p/{manifest.name}", route_handlers=list(manifest.routes), guards=[signed_in], include_in_schema=False
             )
         )
+    if manifest.open_routes:
+        routers.append(
+            Router(f"/p/{manifest.name}", route_handlers=list(manifest.open_routes), include_in_schema=False)
+        )
     folder = _static_of(manifest)
     if folder is not None:
         routers.append(
