@@ -131,7 +131,7 @@ class Ledger:
         self._bytes = 0
         self._dirty: dict[str, None] = {}
         self._changed: list[tuple[str, State]] = []
-        self._added: set[str] = set()
+        self._added: dict[str, None] = {}
         self._notes: list[Record] = []
         self._wanted = asyncio.Event()
         self._room = asyncio.Event()
@@ -211,7 +211,7 @@ class Ledger:
     def add_step(self, host: str) -> None:
         """Add a step on a host that the job did not name when it was made."""
         self.steps[host] = StepState(host)
-        self._added.add(host)
+        self._added[host] = None
         self._dirty[host] = None
         self._wanted.set()
 
@@ -271,7 +271,7 @@ class Ledger:
         batch = _Batch(
             self._entries[:FLUSH_LINES],
             [replace(self.steps[host]) for host in self._dirty],
-            self._added.copy(),
+            tuple(self._added),
             list(self._notes),
             list(self._changed),
         )
@@ -317,7 +317,8 @@ class Ledger:
         for step in batch.steps:
             if self.steps[step.host] == step:
                 self._dirty.pop(step.host, None)
-        self._added -= batch.added
+        for host in batch.added:
+            del self._added[host]
         del self._notes[: len(batch.notes)]
         del self._changed[: len(batch.changed)]
         if len(self._entries) <= HIGH_LINES // 2 and self._bytes <= HIGH_BYTES // 2:
@@ -342,7 +343,7 @@ class _Batch:
 
     entries: list[Entry]
     steps: list[StepState]
-    added: set[str]
+    added: tuple[str, ...]
     notes: list[Record]
     changed: list[tuple[str, State]]
 
