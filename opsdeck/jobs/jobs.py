@@ -25,7 +25,8 @@ from opsdeck.jobs.leases import BEAT, TTL
 from opsdeck.jobs.ledger import new_step
 from opsdeck.jobs.lines import Line
 from opsdeck.jobs.models import Job, Node, State, Step, number
-from opsdeck.manifest import Action, Targets
+from opsdeck.jobs.targets import hosts_for
+from opsdeck.manifest import Action
 from opsdeck.plan import Plan
 
 if TYPE_CHECKING:
@@ -330,11 +331,7 @@ class Jobs:
         for name, value in (("timeout", submission.timeout), ("silence", submission.silence)):
             if value is not None and not 0 < value <= 30 * 86400:
                 raise Invalid(f"{name} must be above 0 and at most 30 days, in seconds.", field=name)
-        hosts: tuple[str, ...] = ()
-        if action.targets is Targets.HOSTS and not submission.selector.strip():
-            raise Invalid("no hosts were given.", field="selector", hint="name them with --on, such as `--on all`")
-        if submission.selector.strip():
-            hosts = tuple(host.name for host in await self._deck.inventory.select(submission.selector))
+        hosts = await hosts_for(self._deck.inventory, action, submission.selector)
         if asking:
             consent.check(action, hosts, submission.confirm, actor)
         return _Order(submission, action, given, hosts)

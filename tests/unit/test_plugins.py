@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -394,8 +393,7 @@ class Odd:
 
 def test_an_object_that_cannot_even_be_looked_at_is_named() -> None:
     found = Plugins()
-    began = time.monotonic()
     found.add("odd", Odd())
     assert found.manifests == {}
     assert "SystemExit" in faults(found, "odd")
-    assert time.monotonic() - began < plugins.CALL_SECONDS
+    assert "did not answer" not in faults(found, "odd")

@@ -17,10 +17,10 @@ from opsdeck.errors import Invalid, NotFound, OpsDeckError, Refused
 from opsdeck.jobs import consent, params
 from opsdeck.jobs.jobs import Submission
 from opsdeck.jobs.params import FieldKind
-from opsdeck.manifest import Action, Risk, Targets
+from opsdeck.jobs.targets import hosts_for
+from opsdeck.manifest import Action, Risk
 from opsdeck.plan import Plan
 from opsdeck_web.forms import faults_of, form_of, raw_of
-from opsdeck_web.language import _
 from opsdeck_web.pages.login import asks_code, prove
 from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
@@ -104,11 +104,7 @@ async def _look(
     """Check everything that can be checked without doing it; a read that nothing must be asked for runs at once."""
     raw = raw_of(action, sent)
     params.parse(plugin, action, raw)
-    hosts: tuple[str, ...] = ()
-    if action.targets is Targets.HOSTS:
-        if not selector:
-            raise Invalid(_("no hosts were given."), field="selector", hint=_("name them, such as all"))
-        hosts = tuple(host.name for host in await deck.inventory.select(selector))
+    hosts = await hosts_for(deck.inventory, action, selector)
     plan: Plan | None = None
     if action.plan is not None:
         plan = await deck.jobs.plan(Submission(plugin, action.name, raw, selector), visitor.actor)

@@ -16,8 +16,8 @@ from opsdeck.errors import Invalid, OpsDeckError
 from opsdeck.forms import checked
 from opsdeck.jobs import consent, params
 from opsdeck.jobs.schedules import NextRun, ScheduleIn
+from opsdeck.jobs.targets import hosts_for
 from opsdeck.jobs.timing import seconds
-from opsdeck.manifest import Targets
 from opsdeck_web import formatting
 from opsdeck_web.forms import form_of, raw_of
 from opsdeck_web.language import _
@@ -104,9 +104,7 @@ async def add(request: HTMXRequest, deck: NamedDependency[Deck], visitor: NamedD
     try:
         raw = raw_of(action, sent)
         params.parse(plugin, action, raw)
-        hosts: tuple[str, ...] = ()
-        if action.targets is Targets.HOSTS:
-            hosts = tuple(host.name for host in await deck.inventory.select(str(sent.get("selector") or "")))
+        hosts = await hosts_for(deck.inventory, action, str(sent.get("selector") or ""))
         word = consent.expected(action, hosts) or ""
         schedule = read(plugin, name, sent, raw, str(sent.get("confirm") or "") or None)
         if sent.get("step") == "preview":
