@@ -63,8 +63,7 @@ class Ticker:
             wall, cpu = time.perf_counter(), time.thread_time()
             await asyncio.sleep(TICK)
             late = time.perf_counter() - wall - TICK
-            if late > self.stall:
-                self.stall = late
+            self.stall = max(self.stall, late)
             self.busy = max(self.busy, time.thread_time() - cpu)
 
     def take(self) -> tuple[float, float]:
@@ -110,7 +109,9 @@ async def be_console(home: Path) -> None:
 async def answer(deck: Deck, ticker: Ticker, ask: dict[str, Any]) -> Any:
     """Do what was asked: `run` a script, or tell how a `job` stands and what the process was like meanwhile."""
     if "run" in ask:
-        job = await deck.jobs.submit(Submission("core", "script", {"text": ask["run"]}, "all", confirm=ask["count"]), SYSTEM)
+        job = await deck.jobs.submit(
+            Submission("core", "script", {"text": ask["run"]}, "all", confirm=ask["count"]), SYSTEM
+        )
         return job.id
     if "begin" in ask:
         ticker.take()
