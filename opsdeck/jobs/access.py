@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opsdeck.errors import OpsDeckError
-from opsdeck.jobs.lines import Splitter, cut
+from opsdeck.jobs.lines import Splitter, cut, plain
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Command, Completed, ProcessGroup, Script, Stream
 from opsdeck.ssh.endpoint import Method
@@ -218,7 +218,14 @@ class Access:
     def say_all(self, stream: str, texts: Sequence[str]) -> None:
         """Log lines on this host's lane: masked first, then cut."""
         masked = self._redactor.text("\n".join(texts)).split("\n")
-        self._book.lines(self.host.name, stream, [cut(text) for text in masked])
+        self._book.lines(self.host.name, stream, [cut(self._unseen(text)) for text in masked])
+
+    def _unseen(self, text: str) -> str:
+        """Mask what only shows once escape sequences are taken out, as pages and terminals do (`grep --color`)."""
+        if not self._redactor or text.isprintable() or (shown := plain(text)) == text:
+            return text
+        hidden = self._redactor.text(shown)
+        return text if hidden == shown else hidden
 
     def _say(self, stream: str, text: str) -> None:
         self.say_all(stream, text.split("\n"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -189,7 +189,7 @@ class Jobs:
         async with self._deck.db.read() as session:
             return await log.last_number(session, id)
 
-    async def follow(self, id: int, after: int = 0) -> AsyncIterator[Update]:
+    async def follow(self, id: int, after: int = 0) -> AsyncGenerator[Update]:
         """Give what is new in a job (lines above `after`, changed steps, its row) until it is over and told whole.
 
         Woken by this process' events when the job runs here, else by looking at the rows every half second.

@@ -63,8 +63,7 @@ class Ticker:
             wall, cpu = time.perf_counter(), time.thread_time()
             await asyncio.sleep(TICK)
             late = time.perf_counter() - wall - TICK
-            if late > self.stall:
-                self.stall = late
+            self.stall = max(self.stall, late)
             self.busy = max(self.busy, time.thread_time() - cpu)
 
     def take(self) -> tuple[float, float]:
@@ -230,11 +229,9 @@ def main() -> None:
             with page_of(console.ask(hosts.hear())) as page:
                 for number in range(given.rounds):
                     found = once(console, page, Path(folder) / "go", given.hosts, given.lines)
-                    print(
-                        f"| {number + 1} | {found['last']} | {found['ended']:.1f} | {found['visible']:.1f} | {found['stall']} "
-                        f"| {found['busy']} | {found['before']} | {found['memory']} | {found['rows']} | {found['frame']:.0f} |",
-                        flush=True,
-                    )
+                    parts = (f"{found['ended']:.1f}", f"{found['visible']:.1f}", found["stall"], found["busy"])
+                    parts += (found["before"], found["memory"], found["rows"], f"{found['frame']:.0f}")
+                    print("|", " | ".join(map(str, (number + 1, found["last"], *parts))), "|", flush=True)
         finally:
             console.end()
             hosts.end()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import socket
 import sys
@@ -96,6 +97,9 @@ async def serve(
         work.add_done_callback(lambda _: stop.set())
         try:
             async with console(deck, sock):
+                # What is there now stays: looking through it again and again would hold up the event loop.
+                gc.collect()
+                gc.freeze()
                 ready(deck)
                 await stop.wait()
         finally:

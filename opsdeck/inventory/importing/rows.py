@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from opsdeck.inventory.names import RESERVED
 
 MAX_ROWS = 10_000
 MAX_BYTES = 8 << 20
+
+
+def read_bounded(path: Path) -> bytes:
+    """Read a file of at most `MAX_BYTES`; a device or a pipe tells no size, so no more than that is taken.
+
+    Raises `OSError`, also for one that is larger.
+    """
+    with path.open("rb") as stream:
+        data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than {MAX_BYTES >> 20} MiB")
+    return data
 
 
 @dataclass(frozen=True)

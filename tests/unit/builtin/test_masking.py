@@ -57,3 +57,14 @@ async def test_a_plan_does_not_show_a_secret(deck: Any, boss: Any, tmp_path: Any
     assert plan.changes
     assert PASSWORD not in json.dumps(plan.as_dict(), ensure_ascii=False)
     assert "••••" in json.dumps(plan.as_dict(), ensure_ascii=False)
+
+
+async def test_a_secret_with_colours_in_it_is_hidden(deck: Any, boss: Any, do: Any, tmp_path: Any) -> None:
+    await with_sudo_password(deck, boss)
+    half = len(PASSWORD) // 2
+    coloured = f"\x1b[31m{PASSWORD[:half]}\x1b[0m{PASSWORD[half:]} is it\n\x1b[32mgreen\x1b[0m\n"
+    (tmp_path / "said").write_text(coloured)
+    _job, steps, lines = await do("command", words=["cat", str(tmp_path / "said")])
+    said = [line.text for line in lines if line.stream == "out" and line.host == "h1"]
+    assert said == ["•••• is it", "\x1b[32mgreen\x1b[0m"]
+    assert steps["h1"].state == "succeeded"

@@ -151,15 +151,18 @@ async def events(deck: Deck, number: int, after: int, host: str | None) -> Async
     slow page costs neither memory here nor there.
     """
     yield ServerSentEventMessage(comment="ready", retry=1000)
-    newest = await deck.jobs.last_line(number)
-    if host is None and newest - after > ROWS:
-        yield ServerSentEventMessage(event="gap", data=json.dumps(newest - after - ROWS))
-        after = newest - ROWS
-    source = deck.jobs.follow(number, after).__aiter__()
+    source = None
     task: asyncio.Task[Update] | None = None
     try:
         while True:
-            task = task or asyncio.ensure_future(source.__anext__())
+            if task is None and host is None and (newest := await deck.jobs.last_line(number)) - after > ROWS:
+                yield ServerSentEventMessage(event="gap", data=json.dumps(newest - after - ROWS))
+                after = newest - ROWS
+                if source is not None:
+                    await source.aclose()
+                    source = None
+            source = source or deck.jobs.follow(number, after)
+            task = task or asyncio.ensure_future(anext(source))
             done, _pending = await asyncio.wait({task}, timeout=PING)
             if not done:
                 yield ServerSentEventMessage(comment="ping")
@@ -170,13 +173,15 @@ async def events(deck: Deck, number: int, after: int, host: str | None) -> Async
                 break
             finally:
                 task = None
+            after = max(after, update.last)
             for message in messages(update, host):
                 yield message
                 await asyncio.sleep(0)
     finally:
         if task is not None:
             task.cancel()
-        await source.aclose()  # type: ignore[attr-defined]
+        if source is not None:
+            await source.aclose()
     yield ServerSentEventMessage(event="done", data="over")
 
 
