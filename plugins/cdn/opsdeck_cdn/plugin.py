@@ -1,0 +1,37 @@
+"""The table of contents of the plugin: what it brings, and nothing else."""
+
+from __future__ import annotations
+
+from opsdeck.api import API, Manifest, hookimpl
+from opsdeck_cdn import deploy, editing, models, purging
+
+VERSION = "0.1.0"
+
+
+@hookimpl
+def opsdeck_manifest() -> Manifest:
+    """Give the manifest."""
+    return Manifest(
+        name="cdn",
+        version=VERSION,
+        api=API,
+        package="opsdeck_cdn",
+        title="CDN",
+        actions=(
+            deploy.deploy,
+            purging.purge,
+            editing.site,
+            editing.edge,
+            editing.setup,
+            editing.remove_site,
+            editing.remove_edge,
+        ),
+        models=(
+            models.SiteRow,
+            models.NameRow,
+            models.EdgeRow,
+            models.SetupRow,
+            models.NameServerRow,
+            models.DebtRow,
+        ),
+    )
