@@ -19,6 +19,16 @@ LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 
 
 @dataclass(frozen=True)
+class Geoip:
+    """Where the data about addresses comes from; an empty `sha256` means there is none."""
+
+    name: str = ""
+    source: str = ""
+    sha256: str = ""
+    member: str = ""
+
+
+@dataclass(frozen=True)
 class Model:
     """Everything that is rendered, as it stood at one moment."""
 
@@ -28,6 +38,7 @@ class Model:
     rows: Mapping[str, EdgeRow]
     """By host: what was last put on each edge, and how it does."""
     servers: tuple[NameServerRow, ...]
+    geoip: Geoip = Geoip()
 
     def edge(self, host: str) -> Edge:
         """Find an edge. Raises `NotFound`."""

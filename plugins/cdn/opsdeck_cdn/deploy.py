@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -37,7 +36,7 @@ from opsdeck.api import (
     artefacts,
     files,
 )
-from opsdeck_cdn import book, caddy, edgehost, proof, purging
+from opsdeck_cdn import book, caddy, edgehost, naming, proof, purging
 from opsdeck_cdn.book import Model
 from opsdeck_cdn.render import layout
 from opsdeck_cdn.render.generation import Generation, generation
@@ -103,7 +102,7 @@ class _Work:
     restart: dict[str, bool] = field(default_factory=dict)
     faults: dict[str, OpsDeckError] = field(default_factory=dict)
     account: dict[str, Sensitive] = field(default_factory=dict)
-    receipts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
 
     async def ready(self, step: StepRun) -> Receipt:
         """Make one host ready and have it check its generation."""
@@ -128,11 +127,14 @@ class _Work:
             self.account = await edgehost.read_account(step, state.accounts)
         elif self.account:
             await edgehost.give_account(step, self.account)
-        await book.change_edge(step.job.db, host, admitted=False)
         step.note("switching")
         before = await edgehost.switch(step, self.staged[host], restart=self.restart[host])
         try:
             await proof.alive(edge, made.id)
+            if not any(other.admitted for other in self.model.edges) and host not in self.named:
+                # The CA must find somebody at the names; while nobody serves yet, that is this edge.
+                self.named.add(host)
+                await naming.announce(step.job, also=host)
             settled = await purging.settle(step)
             seen = await proof.prove(edge, self.model.sites, self.model.setup, wait=self.wait, say=step.log)
         except proof.NoCertificate:
@@ -163,11 +165,10 @@ class _Work:
             # The first fault is the one to show; that the edge is left between two states is said beside it.
             step.log(f"not gone back: {fault}", "bad")
             step.note("failed, and not gone back")
+            await book.change_edge(step.job.db, step.host.name, admitted=False)
             return
         step.note("went back")
         step.log(f"back at {before or 'nothing'}", "good")
-        if before:
-            await book.change_edge(step.job.db, step.host.name, admitted=self.model.edge(step.host.name).admitted)
 
 
 async def _run(job: JobRun, params: DeployParams) -> Receipt:
@@ -203,7 +204,8 @@ async def _run(job: JobRun, params: DeployParams) -> Receipt:
     elif rest:
         job.log(f"{first} works; going on with {len(rest)} more", "good")
         failed = await job.each(work.switch, rest, parallel=4, stop_after=1)
-    return {"failed": failed + len(lost), "edges": names, "not_reached": lost}
+    silent = await naming.announce(job)
+    return {"failed": failed + len(lost) + silent, "edges": names, "not_reached": lost, "name_servers_failed": silent}
 
 
 async def _find_account(job: JobRun, work: _Work, hosts: Sequence[str]) -> None:
@@ -265,7 +267,7 @@ async def _plan(run: PlanRun, params: DeployParams) -> Plan:
 
 
 def _touches(_params: DeployParams, _hosts: Sequence[str]) -> Sequence[str]:
-    return ["cdn:edges"]
+    return ["cdn:edges", "cdn:dns", "cdn:purge"]
 
 
 deploy = Action(

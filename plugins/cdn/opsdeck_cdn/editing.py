@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import ssl
 from typing import Any
 
@@ -83,7 +84,10 @@ class SiteParams(_Given):
     @field_validator("name")
     @classmethod
     def _name(cls, value: str) -> str:
-        return str(_checked(slug, value))
+        found = str(_checked(slug, value))
+        if re.fullmatch(r"ns\d+", found):
+            raise ValueError(f"{found} is the name of a name server in the zone; choose another")
+        return found
 
     @field_validator("names")
     @classmethod
@@ -280,7 +284,7 @@ class SetupParams(_Given):
     ttl: int | None = Field(None, ge=5, le=3600, title="TTL of answers", json_schema_extra={"unit": "s"})
     caddy_version: str | None = Field(None, title="Caddy version", description="At least 2.11.")
     caddy_source: str | None = Field(
-        None, title="Caddy source", max_length=2000,
+        None, title="Caddy source", max_length=2000, pattern=r"^$|^https?://[^\s]+$",
         description="Address of a release; empty takes the one installed with this plugin.",
     )  # fmt: skip
     caddy_sha256: str | None = Field(None, title="Caddy SHA-256", pattern=r"^$|^[0-9a-f]{64}$")

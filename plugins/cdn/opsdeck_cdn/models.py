@@ -83,6 +83,10 @@ class SetupRow(Table, table=True):
     caddy_sha256: str = ""
     caddy_member: str = ""
     caddy_arch: str = "amd64"
+    geoip_name: str = ""
+    geoip_source: str = ""
+    geoip_sha256: str = ""
+    geoip_member: str = ""
 
 
 class NameServerRow(Table, table=True):
@@ -93,8 +97,6 @@ class NameServerRow(Table, table=True):
     id: int | None = Field(default=None, primary_key=True)
     host: str = Field(unique=True, max_length=63)
     address: str
-    geoip: str = ""
-    """Name of the GeoIP data that lies there; "" for none."""
 
 
 class DebtRow(Table, table=True):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from opsdeck.api import API, Manifest, hookimpl
-from opsdeck_cdn import deploy, editing, models, purging
+from opsdeck_cdn import deploy, editing, health, models, naming, purging
 
 VERSION = "0.1.0"
 
@@ -20,12 +20,19 @@ def opsdeck_manifest() -> Manifest:
         actions=(
             deploy.deploy,
             purging.purge,
+            purging.settle_debts,
             editing.site,
             editing.edge,
             editing.setup,
+            naming.nameserver,
+            naming.dns,
+            naming.geoip,
+            naming.drain,
             editing.remove_site,
             editing.remove_edge,
+            naming.remove_nameserver,
         ),
+        services=(health.prober,),
         models=(
             models.SiteRow,
             models.NameRow,

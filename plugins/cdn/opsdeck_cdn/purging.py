@@ -19,6 +19,7 @@ from opsdeck.api import (
     Action,
     Command,
     File,
+    HostName,
     Invalid,
     JobRun,
     NotDone,
@@ -195,6 +196,28 @@ async def _whole_site(job: JobRun, model: Model, name: str, hosts: Sequence[str]
     return {"failed": failed, "edges": list(hosts), "epoch": site.epoch, "owing": sorted(late)}
 
 
+class SettleParams(BaseModel):
+    """Which edge."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    host: HostName = Field(title="Edge")
+
+
+async def _settle(job: JobRun, params: SettleParams) -> Receipt:
+    """Do what an edge owes: its purges, and the epochs of all sites; only then may it be named again."""
+    model = await book.load(job.db)
+    edge = model.edge(params.host)
+    gone = 0
+    async with job.step(edge.host) as step:
+        gone = await settle(step)
+        for site in model.sites:
+            await _epoch(step, site)
+    if model.rows[edge.host].generation:
+        await book.change_edge(job.db, edge.host, admitted=True)
+    return {"edge": edge.host, "removed": gone}
+
+
 def _touches(_params: PurgeParams, _hosts: Sequence[str]) -> list[str]:
     return ["cdn:purge"]
 
@@ -204,4 +227,9 @@ purge = Action(
     params=PurgeParams, targets=Targets.CONSOLE, run=_run, touches=_touches, timeout=900.0,
 )  # fmt: skip
 
-__all__ = ["PurgeParams", "keys", "purge", "settle", "split"]
+settle_debts = Action(
+    "settle", "Catch up on purges", "Have an edge that was away do the purges it owes, and let it into DNS again.",
+    params=SettleParams, targets=Targets.CONSOLE, run=_settle, touches=_touches, timeout=900.0,
+)  # fmt: skip
+
+__all__ = ["PurgeParams", "keys", "purge", "settle", "settle_debts", "split"]

@@ -37,6 +37,7 @@ from opsdeck.settings import Settings
 
 BOSS = Actor("boss@cli", Role.ADMIN, Door.CLI, stepped_up=True)
 EDGES = ("cdn-e1", "cdn-e2", "cdn-e3")
+SERVERS = ("cdn-ns1", "cdn-ns2")
 PLACES = {"cdn-e1": (52.4, 4.9), "cdn-e2": (37.3, -121.9), "cdn-e3": (1.35, 103.8)}
 
 
@@ -162,10 +163,8 @@ class Pebble:
     def _issuer(self) -> str:
         for _ in range(100):
             try:
-                trust = ssl._create_unverified_context()
-                with urllib.request.urlopen(
-                    f"https://{self.host.address}:15000/roots/0", context=trust, timeout=2
-                ) as said:
+                trust, url = ssl.create_default_context(cadata=self.roots), f"https://{self.host.address}:15000/roots/0"
+                with urllib.request.urlopen(url, context=trust, timeout=2) as said:
                     return str(said.read().decode())
             except OSError:
                 time.sleep(0.1)
@@ -198,6 +197,19 @@ class Cdn:
             log = [f"{line.host}: {line.text}" for line in await self.deck.jobs.log(job.id)]
             raise AssertionError("\n".join([str(job.error), *(f"{s.host} {s.error}" for s in steps.values()), *log]))
         return job, steps
+
+    async def add_host(self, name: str, latitude: float | None = None, longitude: float | None = None) -> None:
+        """Put a lab host into the inventory, its key pinned."""
+        host = self.fleet.host(name)
+        async with self.deck.db.write() as session:
+            row = Host(
+                name=name, address=host.address, user="ops", credential="lab", sudo="nopasswd",
+                latitude=latitude, longitude=longitude,
+            )  # fmt: skip
+            session.add(row)
+            await session.flush()
+            pinned = {"algorithm": host.host_key.split()[0], "public": host.host_key, "state": "pinned"}
+            session.add(HostKey(host_id=row.id, fingerprint="x", **pinned))
 
     async def plan(self, action: str, **params: Any) -> Any:
         """Plan an action."""
@@ -242,6 +254,35 @@ def pebble(cdn_hosts: Fleet) -> Pebble:
     return Pebble(cdn_hosts.host("cdn-ca"))
 
 
+@pytest.fixture(scope="session")
+def name_servers(cdn_hosts: Fleet) -> tuple[str, ...]:
+    """Bring up two hosts with gdnsd, not set up."""
+    cdn_hosts.up([HostSpec(name, ("gdnsd",)) for name in SERVERS])
+    return SERVERS
+
+
+@pytest.fixture(scope="session")
+def city_file(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Make GeoIP data in which three networks lie in three regions."""
+    from mmdb_writer import MMDBWriter
+    from netaddr import IPSet
+
+    writer = MMDBWriter(ip_version=6, ipv4_compatible=True, database_type="GeoLite2-City", languages=["en"])
+    for network, continent, country, (latitude, longitude) in (
+        ("100.64.1.0/24", "EU", "DE", (50.1, 8.7)),
+        ("100.64.2.0/24", "NA", "US", (40.7, -74.0)),
+        ("100.64.3.0/24", "OC", "AU", (-33.9, 151.2)),
+    ):
+        place = {
+            "continent": {"code": continent}, "country": {"iso_code": country},
+            "location": {"latitude": latitude, "longitude": longitude},
+        }  # fmt: skip
+        writer.insert_network(IPSet([network]), place)
+    path = tmp_path_factory.mktemp("geoip") / "city.mmdb"
+    writer.to_db_file(str(path))
+    return path
+
+
 @pytest.fixture
 async def cdn(
     cdn_home: Any, cdn_hosts: Fleet, fleet: Fleet, origin: OriginServer, pebble: Pebble
@@ -270,18 +311,8 @@ async def cdn(
 async def _enrol(cdn: Cdn) -> None:
     key = cdn.fleet.host(EDGES[0]).private_key.read_text()
     await cdn.deck.secrets.set("lab", Sensitive(key), kind="ssh-key", actor=BOSS)
-    async with cdn.deck.db.write() as session:
-        for name in EDGES:
-            host = cdn.fleet.host(name)
-            latitude, longitude = PLACES[name]
-            row = Host(
-                name=name, address=host.address, user="ops", credential="lab", sudo="nopasswd",
-                latitude=latitude, longitude=longitude,
-            )  # fmt: skip
-            session.add(row)
-            await session.flush()
-            pinned = {"algorithm": host.host_key.split()[0], "public": host.host_key, "state": "pinned"}
-            session.add(HostKey(host_id=row.id, fingerprint="x", **pinned))
+    for name in EDGES:
+        await cdn.add_host(name, *PLACES[name])
     pebble = cdn.pebble
     await cdn.good(
         "setup", acme_directory=pebble.directory, acme_roots=pebble.roots, visitor_roots=pebble.visitor_roots,

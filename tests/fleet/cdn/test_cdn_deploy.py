@@ -13,7 +13,7 @@ async def test_bare_edges_become_a_cdn(cdn: Any) -> None:
     planned = await cdn.plan("deploy")
     assert {change.host for change in planned.changes} == set(EDGES)
     assert any("server_name site.0.rule" in (change.after or "") for change in planned.changes)
-    job, steps = await cdn.good("deploy")
+    _, steps = await cdn.good("deploy")
     for name in EDGES:
         receipt = steps[name].receipt
         assert receipt["probe"]["sites"]["site"]["static"]["cache"] == ["MISS", "HIT"], receipt

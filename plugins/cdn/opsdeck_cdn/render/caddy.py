@@ -138,7 +138,7 @@ def _site(site: Site, setup: Setup, edge: str) -> Node:
         "response": {"set": {"X-Edge": [edge]}, "deferred": True},
     }
     encode = {"handler": "encode", "encodings": {"gzip": {}, "zstd": {}}, "prefer": ["zstd", "gzip"]}
-    routes: list[Node] = [_rule(site, place, rule) for place, rule in enumerate(site.rules)]
+    routes: list[Node] = [route for place, rule in enumerate(site.rules) for route in _rule(site, place, rule)]
     routes.append({"handle": [_to_origin(site, mark=True)], "terminal": True})
     return {
         "match": [{"host": list(site.names)}],
@@ -147,7 +147,8 @@ def _site(site: Site, setup: Setup, edge: str) -> Node:
     }
 
 
-def _rule(site: Site, place: int, rule: Rule) -> Node:
+def _rule(site: Site, place: int, rule: Rule) -> list[Node]:
+    """Give the routes of a rule. What must not be kept goes to the origin here and not on to a later rule."""
     match: Node = {"path": list(rule.paths)}
     if rule.host:
         match["host"] = [rule.host]
@@ -155,12 +156,11 @@ def _rule(site: Site, place: int, rule: Rule) -> Node:
     if methods:
         match["method"] = list(methods)
     if not rule.static:
-        return {"match": [match], "handle": [_to_origin(site, mark=True)], "terminal": True}
-    without: list[Node] = [{"header": {"Authorization": ["*"]}}]
+        return [{"match": [match], "handle": [_to_origin(site, mark=True)], "terminal": True}]
+    past: list[Node] = [match | {"header": {"Authorization": ["*"]}}]
     for cookie in rule.cookies:
         pattern = rf"(^|;\s*){re.escape(cookie)}="
-        without.append({"header_regexp": {"Cookie": {"pattern": pattern}}})
-    match["not"] = without
+        past.append(match | {"header_regexp": {"Cookie": {"pattern": pattern}}})
     cache = {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": f"unix/{layout.CACHE_SOCKET}"}],
@@ -176,11 +176,11 @@ def _rule(site: Site, place: int, rule: Rule) -> Node:
             "compression": False,
         },
     }
-    return {
-        "match": [match],
-        "terminal": True,
-        "handle": [{"handler": "vars", "opsdeck_route": f"static-{site.name}"}, cache],
-    }
+    kept = [{"handler": "vars", "opsdeck_route": f"static-{site.name}"}, cache]
+    return [
+        {"match": past, "handle": [_to_origin(site, mark=True)], "terminal": True},
+        {"match": [match], "handle": kept, "terminal": True},
+    ]
 
 
 def _pass_through(site: Site) -> Node:

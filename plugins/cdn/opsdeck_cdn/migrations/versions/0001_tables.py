@@ -61,7 +61,6 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("host", sqlmodel.sql.sqltypes.AutoString(length=63), nullable=False),
         sa.Column("address", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
-        sa.Column("geoip", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cdn_nameserver")),
         sa.UniqueConstraint("host", name=op.f("uq_cdn_nameserver_host")),
     )
@@ -80,6 +79,10 @@ def upgrade() -> None:
         sa.Column("caddy_sha256", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("caddy_member", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("caddy_arch", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("geoip_name", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("geoip_source", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("geoip_sha256", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("geoip_member", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cdn_setup")),
     )
     op.create_table(

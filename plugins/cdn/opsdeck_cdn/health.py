@@ -1,0 +1,207 @@
+"""Watching the edges from outside: which ones visitors may be led to, told to the name servers at once.
+
+An edge is down after `DOWN_AFTER` failed looks in a row, when other edges do not see it either; it is up again after
+`UP_AFTER` good ones, once it has done the purges it owes. With nobody well, nobody is taken out: the fault is then
+more likely here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from opsdeck.api import HostAccess, OpsDeckError, Service, ServiceRun, directories, files, utcnow
+from opsdeck_cdn import book, edgehost, naming
+from opsdeck_cdn.book import Model
+from opsdeck_cdn.probing import NoAnswer, ask
+from opsdeck_cdn.render import gdnsd
+from opsdeck_cdn.sites import HEALTH_HOST, Edge
+
+EVERY = 1.0
+"""Seconds between two rounds."""
+PATIENCE = 1.0
+"""Seconds that an edge has for its answer."""
+DOWN_AFTER = 2
+UP_AFTER = 3
+VOTERS = 2
+VOTE_SECONDS = 2.0
+RELOAD_EVERY = 3.0
+"""Seconds after which the rows are read anew."""
+TELL_AGAIN = 60.0
+"""Seconds after which a name server that was not reached is told again."""
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How an edge does, through its ups and downs. `streak` counts the looks that disagree with `state`."""
+
+    state: Literal["up", "down"] = "up"
+    streak: int = 0
+
+    def after(self, good: bool) -> Watch:
+        """Give the watch after one more look, without a change of state."""
+        agrees = good is (self.state == "up")
+        return Watch(self.state, 0 if agrees else self.streak + 1)
+
+    @property
+    def due(self) -> bool:
+        """Tell whether the state should change now."""
+        return self.streak >= (DOWN_AFTER if self.state == "up" else UP_AFTER)
+
+    def turned(self) -> Watch:
+        """Give the watch in the other state."""
+        return Watch("down" if self.state == "up" else "up")
+
+
+async def look(edge: Edge) -> str:
+    """Look at one edge; give "" when it is well, else what is wrong."""
+    try:
+        front = await ask(edge.v4, HEALTH_HOST, "/edge", timeout=PATIENCE)
+    except NoAnswer as fault:
+        return fault.message
+    if front.status != 200 or not front.body.startswith(edge.host.encode() + b" "):
+        return f"it answers {front.status} where it should say who it is."
+    return ""
+
+
+async def vote(voter: HostAccess, edge: Edge) -> bool | None:
+    """Ask from another edge; None when that one could not be asked."""
+    words = ("perl", "-e", edgehost.shell("ask.pl"), edge.v4, HEALTH_HOST)
+    try:
+        done = await voter.run(words, check=False, log=False, timeout=VOTE_SECONDS)
+    except OpsDeckError:
+        return None
+    if done.exit_status not in (0, 1):
+        return None
+    return done.ok
+
+
+class Prober:
+    """The rounds of one service instance."""
+
+    def __init__(self, run: ServiceRun) -> None:
+        self._run = run
+        self._watches: dict[str, Watch] = {}
+        self._told: dict[str, bytes] = {}
+        self._retry: dict[str, float] = {}
+        self._settling: set[str] = set()
+
+    async def forever(self) -> None:
+        """Look, judge, tell; until cancelled."""
+        loop = asyncio.get_running_loop()
+        model, read_at = await book.load(self._run.db), loop.time()
+        while True:
+            begun = loop.time()
+            if begun - read_at > RELOAD_EVERY:
+                model, read_at = await book.load(self._run.db), begun
+            if await self.round(model):
+                model, read_at = await book.load(self._run.db), loop.time()
+            await self.tell(model)
+            await asyncio.sleep(max(0.05, EVERY - (loop.time() - begun)))
+
+    async def round(self, model: Model) -> bool:
+        """Look at all edges that serve; tell whether any changed its state."""
+        edges = [edge for edge in model.edges if model.rows[edge.host].generation]
+        for edge in edges:
+            if edge.host not in self._watches:
+                state: Literal["up", "down"] = "down" if model.rows[edge.host].health == "down" else "up"
+                self._watches[edge.host] = Watch(state)
+        seen = dict(zip([edge.host for edge in edges], await asyncio.gather(*map(look, edges)), strict=True))
+        for host, text in seen.items():
+            self._watches[host] = self._watches[host].after(not text)
+        changed = False
+        for edge in edges:
+            if self._watches[edge.host].due and await self._turn(model, edge, seen):
+                changed = True
+        return changed
+
+    async def _turn(self, model: Model, edge: Edge, seen: Mapping[str, str]) -> bool:
+        watch = self._watches[edge.host]
+        if watch.state == "down":
+            if await book.owed(self._run.db, edge.host):
+                await self._settle(edge)
+                return False
+            self._settling.discard(edge.host)
+            await self._set(edge, "up", "")
+            return True
+        others = [other for other in model.edges if not seen.get(other.host, "not asked") and other.host != edge.host]
+        if not others:
+            return False  # nobody is well from here: the fault is more likely ours
+        if await self._seen_by(others[:VOTERS], edge):
+            self._run.log(f"{edge.host} is not seen from here, but by other edges: it stays", "bad")
+            return False
+        await self._set(edge, "down", seen[edge.host])
+        return True
+
+    async def _seen_by(self, voters: Sequence[Edge], edge: Edge) -> bool:
+        async def one(voter: Edge) -> bool | None:
+            try:
+                async with asyncio.timeout(VOTE_SECONDS), self._run.on(voter.host) as access:
+                    return await vote(access, edge)
+            except (OpsDeckError, TimeoutError):
+                return None
+
+        votes = [voice for voice in await asyncio.gather(*map(one, voters)) if voice is not None]
+        return sum(votes) * 2 > len(votes)
+
+    async def _set(self, edge: Edge, state: Literal["up", "down"], text: str) -> None:
+        self._watches[edge.host] = Watch(state)
+        await book.change_edge(self._run.db, edge.host, health=state, health_text=text[:300], health_at=utcnow())
+        key = f"cdn:edge:{edge.host}"
+        if state == "down":
+            self._run.log(f"{edge.host} is down: {text}", "bad")
+            title = f"edge {edge.host} does not serve"
+            await self._run.open_incident(key, title, detail=text, host=edge.host)
+        else:
+            self._run.log(f"{edge.host} is up", "good")
+            await self._run.close_incident(key)
+
+    async def _settle(self, edge: Edge) -> None:
+        if edge.host not in self._settling:
+            self._settling.add(edge.host)
+            self._run.log(f"{edge.host} answers again; it owes purges first")
+            await self._run.submit("settle", {"host": edge.host})
+
+    async def tell(self, model: Model) -> None:
+        """Have every name server know which edges are well."""
+        if not model.setup.zone or not naming.nameable(model):
+            return
+        wanted = naming.states(model)
+        data = wanted.data or b""
+        now = asyncio.get_running_loop().time()
+        late = [
+            row.host
+            for row in model.servers
+            if self._told.get(row.host) != data and now >= self._retry.get(row.host, 0.0)
+        ]
+
+        async def one(host: str) -> None:
+            try:
+                async with asyncio.timeout(10), self._run.on(host) as access:
+                    (folder,) = await directories.look(access, [gdnsd.STATES_FOLDER])
+                    if folder.kind != "folder":
+                        return  # not set up yet: a deploy does that
+                    await files.apply(access, [wanted], keep_previous=False)
+                self._told[host] = data
+                await self._run.close_incident(f"cdn:dns:{host}")
+            except (OpsDeckError, TimeoutError) as fault:
+                self._retry[host] = now + TELL_AGAIN
+                text = str(fault) or "it did not answer in time"
+                title = f"name server {host} was not told which edges are well"
+                await self._run.open_incident(f"cdn:dns:{host}", title, detail=text, host=host, severity="attention")
+
+        await asyncio.gather(*map(one, late))
+
+
+async def _run(run: ServiceRun) -> None:
+    await Prober(run).forever()
+
+
+async def _instances(run: ServiceRun) -> Sequence[str]:
+    model = await book.load(run.db)
+    return ("",) if any(row.generation for row in model.rows.values()) else ()
+
+
+prober = Service("prober", "Looks at the edges", _run, _instances)
