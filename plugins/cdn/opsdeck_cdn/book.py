@@ -38,7 +38,7 @@ class Model:
     rows: Mapping[str, EdgeRow]
     """By host: what was last put on each edge, and how it does."""
     servers: tuple[NameServerRow, ...]
-    geoip: Geoip = Geoip()
+    geoip: Geoip
 
     def edge(self, host: str) -> Edge:
         """Find an edge. Raises `NotFound`."""
@@ -76,6 +76,7 @@ async def load(db: Any) -> Model:
     return Model(
         setup_of(setup), tuple(map(site_of, sites)), tuple(map(edge_of, edges)),
         {row.host: row for row in edges}, tuple(servers),
+        Geoip(setup.geoip_name, setup.geoip_source, setup.geoip_sha256, setup.geoip_member),
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from opsdeck.api import API, Manifest, hookimpl
+from opsdeck.api import API, Manifest, NavItem, hookimpl
 from opsdeck_cdn import deploy, editing, health, models, naming, purging
 
 VERSION = "0.1.0"
@@ -11,6 +11,8 @@ VERSION = "0.1.0"
 @hookimpl
 def opsdeck_manifest() -> Manifest:
     """Give the manifest."""
+    from opsdeck_cdn.web import pages
+
     return Manifest(
         name="cdn",
         version=VERSION,
@@ -31,6 +33,12 @@ def opsdeck_manifest() -> Manifest:
             editing.remove_site,
             editing.remove_edge,
             naming.remove_nameserver,
+        ),
+        routes=pages.routes,
+        navigation=(
+            NavItem("CDN sites", "sites", 40),
+            NavItem("CDN edges", "edges", 41),
+            NavItem("Purge", "purge", 42),
         ),
         services=(health.prober,),
         models=(
