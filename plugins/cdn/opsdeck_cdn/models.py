@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import UniqueConstraint
+from sqlalchemy import BigInteger, UniqueConstraint
 from sqlmodel import JSON, Field
 
 from opsdeck.api import Table, utcnow
@@ -63,6 +63,9 @@ class EdgeRow(Table, table=True):
     health_at: datetime | None = None
     certificates: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
     """Name → end of life of the certificate it shows, ISO 8601."""
+    log_inode: str = ""
+    log_offset: int = Field(default=0, sa_type=BigInteger)
+    """Up to where the front's log was counted."""
 
 
 class SetupRow(Table, table=True):
@@ -112,3 +115,19 @@ class DebtRow(Table, table=True):
     """`url` or `prefix`; a whole site is forgotten by its epoch, which a deploy brings along."""
     argument: str = Field(max_length=2000)
     made: datetime = Field(default_factory=utcnow)
+
+
+class TrafficRow(Table, table=True):
+    """What visitors of a site got from an edge in one hour; `status` is the first figure of the answers'."""
+
+    __tablename__ = "cdn_traffic"
+    __table_args__ = (UniqueConstraint("site", "edge", "hour", "cache", "status"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    site: str = Field(max_length=40)
+    edge: str = Field(max_length=63)
+    hour: datetime = Field(index=True)
+    cache: str = Field(max_length=12)
+    status: int
+    requests: int = Field(default=0, sa_type=BigInteger)
+    bytes: int = Field(default=0, sa_type=BigInteger)

@@ -98,7 +98,7 @@ def wanted(model: Model, row: NameServerRow, also: str = "") -> Wanted:
     made = (
         File(f"{gdnsd.ZONES}/{setup.zone}", gdnsd.zone(model.sites, setup, servers, edges=edges, geoip=geoip),
              owner="root:root"),
-        File(gdnsd.CONFIG, gdnsd.config(edges, address=row.address, geoip=geoip), owner="root:root"),
+        File(gdnsd.CONFIG, gdnsd.config(edges, address=row.address, geoip=model.geoip.sha256), owner="root:root"),
     )  # fmt: skip
     return Wanted(row.host, row.address, made, states(model, also))
 

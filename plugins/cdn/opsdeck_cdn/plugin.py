@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from opsdeck.api import API, Manifest, NavItem, hookimpl
-from opsdeck_cdn import deploy, editing, health, models, naming, purging
+from collections.abc import Sequence
+
+from opsdeck.api import API, Deck, Finding, Host, HostCard, Manifest, NavItem, hookimpl
+from opsdeck_cdn import deploy, doctor, editing, health, models, naming, purging, sight, warming
 
 VERSION = "0.1.0"
 
@@ -23,6 +25,8 @@ def opsdeck_manifest() -> Manifest:
             deploy.deploy,
             purging.purge,
             purging.settle_debts,
+            warming.warm,
+            sight.stats,
             editing.site,
             editing.edge,
             editing.setup,
@@ -40,7 +44,7 @@ def opsdeck_manifest() -> Manifest:
             NavItem("CDN edges", "edges", 41),
             NavItem("Purge", "purge", 42),
         ),
-        services=(health.prober,),
+        services=(health.prober, sight.sight),
         models=(
             models.SiteRow,
             models.NameRow,
@@ -48,5 +52,18 @@ def opsdeck_manifest() -> Manifest:
             models.SetupRow,
             models.NameServerRow,
             models.DebtRow,
+            models.TrafficRow,
         ),
     )
+
+
+@hookimpl
+async def opsdeck_health(deck: Deck) -> Sequence[Finding]:
+    """Say how edges, certificates and DNS are."""
+    return await doctor.findings(deck)
+
+
+@hookimpl
+async def opsdeck_host_cards(deck: Deck, host: Host) -> Sequence[HostCard]:
+    """Say that a host is an edge."""
+    return await doctor.cards(deck, host)

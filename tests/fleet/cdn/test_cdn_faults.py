@@ -61,7 +61,8 @@ async def test_a_configuration_that_one_edge_refuses_changes_none(served: Any) -
     cdn = served
     before = generations(cdn)
     await cdn.good("site", name="site", rules=["static /assets/* ttl=2h"])
-    fake = "#!/bin/sh\ncase $* in *-t*) echo 'nginx: [emerg] no such thing' >&2; exit 1;; esac\nexec /usr/sbin/nginx.real \"$@\"\n"
+    fake = "#!/bin/sh\ncase $* in *-t*) echo 'nginx: [emerg] no such thing' >&2; exit 1;; esac\n"
+    fake += 'exec /usr/sbin/nginx.real "$@"\n'
     host = cdn.fleet.host(E3)
     host.execute(["mv", "/usr/sbin/nginx", "/usr/sbin/nginx.real"])
     host.execute(["sh", "-c", "cat > /usr/sbin/nginx; chmod 755 /usr/sbin/nginx"], stdin=fake)

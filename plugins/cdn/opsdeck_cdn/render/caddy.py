@@ -50,7 +50,13 @@ def render(sites: Sequence[Site], setup: Setup, *, edge: str, generation: str) -
             "logs": {
                 "default": {"exclude": ["http.log.access.edge"]},
                 "edge": {
-                    "writer": {"output": "file", "filename": layout.LOG_FILE, "roll_size_mb": 50, "roll_keep": 4},
+                    "writer": {
+                        "output": "file",
+                        "filename": layout.LOG_FILE,
+                        "roll_size_mb": 50,
+                        "roll_keep": 4,
+                        "roll_gzip": False,
+                    },
                     "encoder": {"format": "json"},
                     "include": ["http.log.access.edge"],
                 },

@@ -19,10 +19,14 @@ GEOIP_FILE = f"/opt/opsdeck/artefacts/{GEOIP}/current/{GEOIP}.mmdb"
 RESOURCE = "edges"
 
 
-def config(edges: Sequence[Edge], *, address: str, geoip: bool) -> bytes:
-    """Give gdnsd's configuration for one name server; `edges` are those that may ever be named."""
+def config(edges: Sequence[Edge], *, address: str, geoip: str) -> bytes:
+    """Give gdnsd's configuration for one name server; `edges` are those that may ever be named.
+
+    `geoip` is the sha256 of the data, "" for none: it stands in the text, so that other data is checked and taken.
+    """
     lines = [
         "# Made by OpsDeck (plugin cdn).",
+        f"# GeoIP data: {geoip or 'none'}",
         f'options => {{ listen => ["{address}"] }}',
     ]
     if edges:

@@ -11,7 +11,7 @@ from litestar.params import FromPath
 from litestar.response import Template
 
 from opsdeck.api import Deck
-from opsdeck_cdn import book
+from opsdeck_cdn import book, sight
 from opsdeck_cdn.naming import LICENCES
 from opsdeck_cdn.web.views import edge_line, site_line
 
@@ -32,6 +32,7 @@ async def site(deck: NamedDependency[Deck], name: FromPath[str]) -> Template:
     owing = Counter(debt.edge for debt in await book.owed(deck.db))
     edges = [edge_line(model, edge, owing[edge.host]) for edge in model.edges]
     context: dict[str, Any] = {"line": site_line(model, found), "site": found, "model": model, "edges": edges}
+    context["traffic"] = await sight.traffic(deck.db, site=name)
     return Template("cdn/site.html", context=context)
 
 
@@ -51,7 +52,8 @@ async def edge(deck: NamedDependency[Deck], host: FromPath[str]) -> Template:
     model = await book.load(deck.db)
     debts = await book.owed(deck.db, host)
     line = edge_line(model, model.edge(host), len(debts))
-    return Template("cdn/edge.html", context={"line": line, "model": model, "debts": debts[:100]})
+    traffic = await sight.traffic(deck.db, edge=host)
+    return Template("cdn/edge.html", context={"line": line, "model": model, "debts": debts[:100], "traffic": traffic})
 
 
 @get("/purge")
