@@ -99,6 +99,8 @@ class _Work:
     wait: float
     generations: dict[str, Generation]
     staged: dict[str, str] = field(default_factory=dict)
+    same: set[str] = field(default_factory=set)
+    """Edges that have what they should: they are proven again, and not switched."""
     restart: dict[str, bool] = field(default_factory=dict)
     faults: dict[str, OpsDeckError] = field(default_factory=dict)
     account: dict[str, Sensitive] = field(default_factory=dict)
@@ -111,8 +113,11 @@ class _Work:
             made = self.generations[host]
             step.note("making ready")
             self.restart[host] = await edgehost.prepare(step, self.program, made)
-            self.staged[host] = await edgehost.stage(step, made)
-            step.note("checked")
+            same = "" if self.restart[host] else await edgehost.in_force(step, made)
+            self.staged[host] = same or await edgehost.stage(step, made)
+            if same:
+                self.same.add(host)
+            step.note("as it should be" if same else "checked")
         except OpsDeckError as fault:
             self.faults[host] = fault
             raise
@@ -128,7 +133,11 @@ class _Work:
         elif self.account:
             await edgehost.give_account(step, self.account)
         step.note("switching")
-        before = await edgehost.switch(step, self.staged[host], restart=self.restart[host])
+        if host in self.same:
+            before = state.current
+            await purging.bring_epochs(step, self.model)
+        else:
+            before = await edgehost.switch(step, self.staged[host], restart=self.restart[host])
         try:
             await proof.alive(edge, made.id)
             if not any(other.admitted for other in self.model.edges) and host not in self.named:

@@ -144,6 +144,18 @@ async def prepare(step: StepRun, program: Program, generation: Generation) -> bo
     return changed
 
 
+async def in_force(step: StepRun, generation: Generation) -> str:
+    """Give the folder in force when it is just this generation and both engines run; else ""."""
+    current = (await look(step)).current
+    if not current:
+        return ""
+    seen = await files.look(step, [f"{layout.CURRENT}/{name}" for name in generation.files])
+    if [state.digest for state in seen] != list(generation.digests.values()):
+        return ""
+    states = await units.look(step, [layout.CACHE_UNIT, layout.FRONT_UNIT])
+    return current if all(state.active == "active" and state.enabled for state in states) else ""
+
+
 async def stage(step: StepRun, generation: Generation) -> str:
     """Put a generation beside the one in force and let both engines check it; give its folder's name.
 

@@ -1,14 +1,14 @@
 """Watching the edges from outside: which ones visitors may be led to, told to the name servers at once.
 
-An edge is down after `DOWN_AFTER` failed looks in a row, when other edges do not see it either; it is up again after
-`UP_AFTER` good ones, once it has done the purges it owes. With nobody well, nobody is taken out: the fault is then
-more likely here.
+An edge is down when two looks in a row fail and other edges, asked together with the second, do not see it either. It
+is up again after `UP_AFTER` good looks, once it has done the purges it owes. With nobody well, nobody is taken out: the
+fault is then more likely here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,6 @@ EVERY = 1.0
 """Seconds between two rounds."""
 PATIENCE = 1.0
 """Seconds that an edge has for its answer."""
-DOWN_AFTER = 2
 UP_AFTER = 3
 VOTERS = 2
 VOTE_SECONDS = 2.0
@@ -35,24 +34,19 @@ TELL_AGAIN = 60.0
 
 @dataclass(frozen=True)
 class Watch:
-    """How an edge does, through its ups and downs. `streak` counts the looks that disagree with `state`."""
+    """How an edge does, through its ups and downs. `good` counts the good looks since it went down."""
 
     state: Literal["up", "down"] = "up"
-    streak: int = 0
+    good: int = 0
 
-    def after(self, good: bool) -> Watch:
+    def after(self, well: bool) -> Watch:
         """Give the watch after one more look, without a change of state."""
-        agrees = good is (self.state == "up")
-        return Watch(self.state, 0 if agrees else self.streak + 1)
+        return Watch(self.state, self.good + 1 if well and self.state == "down" else 0)
 
     @property
-    def due(self) -> bool:
-        """Tell whether the state should change now."""
-        return self.streak >= (DOWN_AFTER if self.state == "up" else UP_AFTER)
-
-    def turned(self) -> Watch:
-        """Give the watch in the other state."""
-        return Watch("down" if self.state == "up" else "up")
+    def recovered(self) -> bool:
+        """Tell whether it was well for long enough to be up again."""
+        return self.state == "down" and self.good >= UP_AFTER
 
 
 async def look(edge: Edge) -> str:
@@ -111,29 +105,32 @@ class Prober:
         seen = dict(zip([edge.host for edge in edges], await asyncio.gather(*map(look, edges)), strict=True))
         for host, text in seen.items():
             self._watches[host] = self._watches[host].after(not text)
-        changed = False
+        failing = [edge for edge in edges if seen[edge.host] and self._watches[edge.host].state == "up"]
+        well = [edge for edge in edges if not seen[edge.host]]
+        # With nobody well from here, the fault is more likely ours.
+        lost = await asyncio.gather(*(self._is_lost(edge, well) for edge in failing)) if well else []
+        changed = any(lost)
+        for edge, down in zip(failing, lost, strict=False):
+            if down:
+                await self._set(edge, "down", seen[edge.host])
         for edge in edges:
-            if self._watches[edge.host].due and await self._turn(model, edge, seen):
-                changed = True
+            if self._watches[edge.host].recovered:
+                changed = await self._recover(edge) or changed
         return changed
 
-    async def _turn(self, model: Model, edge: Edge, seen: Mapping[str, str]) -> bool:
-        watch = self._watches[edge.host]
-        if watch.state == "down":
-            if await book.owed(self._run.db, edge.host):
-                await self._settle(edge)
-                return False
-            self._settling.discard(edge.host)
-            await self._set(edge, "up", "")
-            return True
-        others = [other for other in model.edges if not seen.get(other.host, "not asked") and other.host != edge.host]
-        if not others:
-            return False  # nobody is well from here: the fault is more likely ours
-        if await self._seen_by(others[:VOTERS], edge):
-            self._run.log(f"{edge.host} is not seen from here, but by other edges: it stays", "bad")
+    async def _recover(self, edge: Edge) -> bool:
+        if await book.owed(self._run.db, edge.host):
+            await self._settle(edge)
             return False
-        await self._set(edge, "down", seen[edge.host])
+        self._settling.discard(edge.host)
+        await self._set(edge, "up", "")
         return True
+
+    async def _is_lost(self, edge: Edge, well: Sequence[Edge]) -> bool:
+        again, seen_elsewhere = await asyncio.gather(look(edge), self._seen_by(well[:VOTERS], edge))
+        if again and seen_elsewhere:
+            self._run.log(f"{edge.host} is not seen from here, but by other edges: it stays", "bad")
+        return bool(again) and not seen_elsewhere
 
     async def _seen_by(self, voters: Sequence[Edge], edge: Edge) -> bool:
         async def one(voter: Edge) -> bool | None:
@@ -180,9 +177,11 @@ class Prober:
         async def one(host: str) -> None:
             try:
                 async with asyncio.timeout(10), self._run.on(host) as access:
-                    (folder,) = await directories.look(access, [gdnsd.STATES_FOLDER])
-                    if folder.kind != "folder":
-                        return  # not set up yet: a deploy does that
+                    if host not in self._told:
+                        (folder,) = await directories.look(access, [gdnsd.STATES_FOLDER])
+                        if folder.kind != "folder":
+                            self._retry[host] = now + TELL_AGAIN
+                            return  # not set up yet: a deploy does that
                     await files.apply(access, [wanted], keep_previous=False)
                 self._told[host] = data
                 await self._run.close_incident(f"cdn:dns:{host}")

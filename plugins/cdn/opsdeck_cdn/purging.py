@@ -144,6 +144,12 @@ async def _remove(step: StepRun, site: str, what: str, wanted: Sequence[str]) ->
     return int(found[2])
 
 
+async def bring_epochs(step: StepRun, model: Model) -> None:
+    """Have an edge forget the sites that were purged as a whole while it was away."""
+    for site in model.sites:
+        await _epoch(step, site)
+
+
 async def _epoch(step: StepRun, site: Site) -> None:
     file = File(layout.epoch_file(site.name), nginx.epoch(site), owner="root:root")
     if await files.apply(step, [file], keep_previous=False):
@@ -211,8 +217,7 @@ async def _settle(job: JobRun, params: SettleParams) -> Receipt:
     gone = 0
     async with job.step(edge.host) as step:
         gone = await settle(step)
-        for site in model.sites:
-            await _epoch(step, site)
+        await bring_epochs(step, model)
     if model.rows[edge.host].generation:
         await book.change_edge(job.db, edge.host, admitted=True)
     return {"edge": edge.host, "removed": gone}
@@ -232,4 +237,4 @@ settle_debts = Action(
     params=SettleParams, targets=Targets.CONSOLE, run=_settle, touches=_touches, timeout=900.0,
 )  # fmt: skip
 
-__all__ = ["PurgeParams", "keys", "purge", "settle", "settle_debts", "split"]
+__all__ = ["PurgeParams", "bring_epochs", "keys", "purge", "settle", "settle_debts", "split"]

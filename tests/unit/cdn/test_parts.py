@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 from opsdeck_cdn import caddy, edgehost, probing, purging, sight
-from opsdeck_cdn.health import DOWN_AFTER, UP_AFTER, Watch
+from opsdeck_cdn.health import UP_AFTER, Watch
 from opsdeck_cdn.sites import CaddySource, Origin, Rule, Site
 
 from opsdeck.errors import Invalid, OpsDeckError
@@ -68,19 +68,17 @@ def test_the_sums_of_an_edge():
             sight.parse("e", bad)
 
 
-def test_an_edge_goes_down_and_up_after_several_looks_only():
-    watch = Watch()
-    for _ in range(DOWN_AFTER - 1):
-        watch = watch.after(False)
-        assert not watch.due
-    assert watch.after(True).streak == 0
-    watch = watch.after(False)
-    assert watch.due
-    watch = watch.turned()
-    for _ in range(UP_AFTER):
-        assert not watch.due
+def test_an_edge_is_up_again_after_several_good_looks_in_a_row_only():
+    watch = Watch("down")
+    for _ in range(UP_AFTER - 1):
         watch = watch.after(True)
-    assert watch.due
+        assert not watch.recovered
+    watch = watch.after(False)
+    for _ in range(UP_AFTER):
+        assert not watch.recovered
+        watch = watch.after(True)
+    assert watch.recovered
+    assert not Watch("up").after(True).recovered
 
 
 def test_caddy_must_be_new_enough():
