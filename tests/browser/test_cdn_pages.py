@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opsdeck_cdn import book
 
 from opsdeck.actor import SYSTEM
 from opsdeck.jobs.jobs import Submission
-from opsdeck_cdn import book
 
 PAGES = (
     "/p/cdn/sites",

@@ -67,6 +67,7 @@ class Wanted:
     address: str
     files: tuple[File, ...]
     states: File
+    names_edges: bool
 
 
 def nameable(model: Model, also: str = "") -> tuple[Edge, ...]:
@@ -100,7 +101,7 @@ def wanted(model: Model, row: NameServerRow, also: str = "") -> Wanted:
              owner="root:root"),
         File(gdnsd.CONFIG, gdnsd.config(edges, address=row.address, geoip=model.geoip.sha256), owner="root:root"),
     )  # fmt: skip
-    return Wanted(row.host, row.address, made, states(model, also))
+    return Wanted(row.host, row.address, made, states(model, also), bool(edges))
 
 
 def states(model: Model, also: str = "") -> File:
@@ -147,8 +148,9 @@ async def serve(step: StepRun, model: Model, want: Wanted) -> Receipt:
 
 
 async def _answers(model: Model, want: Wanted) -> str:
-    name = f"{model.sites[0].name}.{model.setup.zone}" if model.sites else model.setup.zone
-    kind = "A" if model.sites and nameable(model) else "SOA"
+    # Before there is a site and an edge to name, the zone itself is all there is to ask for.
+    ready = bool(model.sites) and want.names_edges
+    name, kind = (f"{model.sites[0].name}.{model.setup.zone}", "A") if ready else (model.setup.zone, "SOA")
     found = await resolving.ask(want.address, name, kind)
     if not found:
         raise ProbeFailed(f"it gives no answer for {name}.", host=want.host, hint="`journalctl -u gdnsd` on it")

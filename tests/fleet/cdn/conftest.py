@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -288,24 +289,49 @@ async def cdn(
     cdn_home: Any, cdn_hosts: Fleet, fleet: Fleet, origin: OriginServer, pebble: Pebble
 ) -> AsyncIterator[Cdn]:
     """The CDN of this session: its deck keeps what tests before did."""
-    plugins = Plugins()
-    plugins.add("core", core_plugin)
-    plugins.add("cdn", plugin)
-    assert not plugins.faults
-    settings = Settings(home=cdn_home)
-    first = not settings.home.exists()
-    if first:
-        settings.home.mkdir(mode=0o700)
-        Keyring.create(settings.key_file)
-        database = Database(settings.url)
-        await migrate.upgrade(database, plugins)
-        await database.close()
+    first = not cdn_home.exists()
     origin.fail, origin.delay, origin.short = 0, 0.0, False
-    async with Deck.open(settings, plugins=plugins, kind="server") as deck:
+    async with open_deck(cdn_home) as deck:
         made = Cdn(deck, fleet, origin, pebble)
         if first:
             await _enrol(made)
         yield made
+
+
+@contextlib.asynccontextmanager
+async def open_deck(home: Path) -> AsyncIterator[Deck]:
+    """Open a deck with the core's plugin and ours; made anew when it is not there."""
+    plugins = Plugins()
+    plugins.add("core", core_plugin)
+    plugins.add("cdn", plugin)
+    assert not plugins.faults
+    settings = Settings(home=home)
+    if not home.exists():
+        home.mkdir(mode=0o700)
+        Keyring.create(settings.key_file)
+        database = Database(settings.url)
+        await migrate.upgrade(database, plugins)
+        await database.close()
+    async with Deck.open(settings, plugins=plugins, kind="server") as deck:
+        yield deck
+
+
+@pytest.fixture
+async def bare(lab: Fleet, origin: OriginServer, tmp_path: Path) -> AsyncIterator[Cdn]:
+    """A console that knows nothing yet but six hosts: three to be edges, two name servers, all bare, and a CA."""
+    lab.up([*(HostSpec(f"cdn-b{number}") for number in (1, 2, 3, 4, 5)), HostSpec("cdn-ca2", ("pebble",))])
+    pebble = Pebble(lab.host("cdn-ca2"), resolver=f"{lab.host('cdn-b4').address}:53")
+    async with open_deck(tmp_path / "deck") as deck:
+        made = Cdn(deck, lab, origin, pebble)
+        key = lab.host("cdn-b1").private_key.read_text()
+        await deck.secrets.set("lab", Sensitive(key), kind="ssh-key", actor=BOSS)
+        for name, place in zip(("cdn-b1", "cdn-b2", "cdn-b3"), PLACES.values(), strict=True):
+            await made.add_host(name, *place)
+        for name in ("cdn-b4", "cdn-b5"):
+            await made.add_host(name)
+        yield made
+    for number in (1, 2, 3, 4, 5):
+        lab.host(f"cdn-b{number}").kill()
 
 
 async def _enrol(cdn: Cdn) -> None:
