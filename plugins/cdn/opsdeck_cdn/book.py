@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import delete, update
@@ -13,7 +12,7 @@ from sqlmodel import col, select
 
 from opsdeck.api import NotFound, utcnow
 from opsdeck_cdn.models import DebtRow, EdgeRow, NameServerRow, SetupRow, SiteRow
-from opsdeck_cdn.sites import CaddySource, Edge, Origin, Rule, Setup, Site
+from opsdeck_cdn.sites import CaddySource, Edge, Life, Origin, Rule, Setup, Site
 
 LETS_ENCRYPT = "https://acme-v02.api.letsencrypt.org/directory"
 
@@ -124,9 +123,9 @@ async def change_edge(db: Any, host: str, **values: object) -> None:
         await session.exec(update(EdgeRow).where(col(EdgeRow.host) == host).values(**values))
 
 
-async def deployed(db: Any, host: str, generation: str, files: Mapping[str, str], ends: Mapping[str, datetime]) -> None:
+async def deployed(db: Any, host: str, generation: str, files: Mapping[str, str], lives: Mapping[str, Life]) -> None:
     """Note that a generation works on an edge, and let it into DNS."""
-    certificates = {name: end.isoformat() for name, end in ends.items()}
+    certificates = {name: str(life) for name, life in lives.items()}
     await change_edge(
         db, host, generation=generation, files=dict(files), deployed=utcnow(), admitted=True,
         health="up", health_text="", health_at=utcnow(), certificates=certificates,

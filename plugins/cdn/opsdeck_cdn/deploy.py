@@ -160,7 +160,7 @@ class _Work:
         if not self.account:
             self.account = await edgehost.read_account(step, (await edgehost.look(step)).accounts)
         await edgehost.prune(step)
-        await book.deployed(step.job.db, host, self.staged[host], made.digests, seen.ends)
+        await book.deployed(step.job.db, host, self.staged[host], made.digests, seen.lives)
         step.note(f"serves {made.id}")
         step.log(f"generation {made.id} proven from outside", "good")
         return {"generation": made.id, "folder": self.staged[host], "before": before, "purges": settled,

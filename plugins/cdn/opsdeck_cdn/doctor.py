@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 
 from opsdeck.api import Deck, Finding, Host, HostCard, OpsDeckError, utcnow
 from opsdeck_cdn import book, caddy, naming
 from opsdeck_cdn.book import Model
 from opsdeck_cdn.models import EdgeRow
-
-SOON = timedelta(days=10)
-"""Caddy renews with a third of the life left, which is more than this; so a shorter rest means that it fails."""
+from opsdeck_cdn.sites import Life
 
 
 async def findings(deck: Deck) -> Sequence[Finding]:
@@ -54,12 +51,14 @@ def _edge(row: EdgeRow, owes: bool) -> Finding:
 
 def _certificates(row: EdgeRow) -> list[Finding]:
     found = []
+    now = utcnow()
     for name, text in row.certificates.items():
-        left = datetime.fromisoformat(text) - utcnow()
-        if left < SOON:
-            state = "broken" if left < timedelta(0) else "attention"
-            said = "has ended" if left < timedelta(0) else f"ends in {left.days} days and was not renewed"
+        life = Life.parse(text)
+        if life.late(now):
+            ended = life.end < now
+            said = "has ended" if ended else f"ends on {life.end:%Y-%m-%d} and was not renewed"
             hint = f"`journalctl -u opsdeck-cdn-front` on {row.host} has the CA's words"
+            state = "broken" if ended else "attention"
             found.append(Finding(f"certificate {name}", state, f"{said} on {row.host}", hint))
     return found
 

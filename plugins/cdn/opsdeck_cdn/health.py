@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from opsdeck.api import HostAccess, OpsDeckError, Service, ServiceRun, directories, files, utcnow
-from opsdeck_cdn import book, edgehost, naming
+from opsdeck_cdn import book, certificates, edgehost, naming
 from opsdeck_cdn.book import Model
 from opsdeck_cdn.probing import NoAnswer, ask
 from opsdeck_cdn.render import gdnsd
@@ -25,7 +25,9 @@ PATIENCE = 1.0
 """Seconds that an edge has for its answer."""
 UP_AFTER = 3
 VOTERS = 2
-VOTE_SECONDS = 2.0
+VOTE_SECONDS = 1.5
+WARM_EVERY = 30.0
+"""Seconds after which links to the edges are used, so that a vote does not begin with a login."""
 RELOAD_EVERY = 3.0
 """Seconds after which the rows are read anew."""
 TELL_AGAIN = 60.0
@@ -84,6 +86,27 @@ class Prober:
 
     async def forever(self) -> None:
         """Look, judge, tell; until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._keep_warm())
+            group.create_task(self._rounds())
+            group.create_task(certificates.watch(self._run))
+
+    async def _keep_warm(self) -> None:
+        while True:
+            model = await book.load(self._run.db)
+            await asyncio.gather(*(self._ask_itself(edge) for edge in model.edges if model.rows[edge.host].generation))
+            await asyncio.sleep(WARM_EVERY)
+
+    async def _ask_itself(self, edge: Edge) -> None:
+        if self._watches.get(edge.host, Watch()).state == "down":
+            return
+        try:
+            async with asyncio.timeout(10), self._run.on(edge.host) as access:
+                await vote(access, edge)
+        except (OpsDeckError, TimeoutError):
+            return  # only a warm link was wanted; whether the edge is well is judged elsewhere
+
+    async def _rounds(self) -> None:
         loop = asyncio.get_running_loop()
         model, read_at = await book.load(self._run.db), loop.time()
         while True:

@@ -62,7 +62,7 @@ class EdgeRow(Table, table=True):
     health_text: str = ""
     health_at: datetime | None = None
     certificates: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
-    """Name → end of life of the certificate it shows, ISO 8601."""
+    """Name → life of the certificate it shows, an interval of ISO 8601."""
     log_inode: str = ""
     log_offset: int = Field(default=0, sa_type=BigInteger)
     """Up to where the front's log was counted."""

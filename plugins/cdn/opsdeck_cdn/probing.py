@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from opsdeck.api import OpsDeckError
+from opsdeck_cdn.sites import Life
 
 BODY_LIMIT = 1 << 20
 HEAD_LIMIT = 64 * 1024
@@ -30,7 +31,6 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
-    certificate_end: datetime | None = None
 
     def header(self, name: str) -> str:
         """Give a header's value, "" when it is not there."""
@@ -66,7 +66,7 @@ async def ask(
                 head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: OpsDeck-probe\r\n"
                 writer.write(f"{head}{extra}Connection: close\r\n\r\n".encode())
                 await writer.drain()
-                return await _read(reader, writer, method)
+                return await _read(reader, method)
             finally:
                 writer.close()
                 with contextlib.suppress(OSError, TimeoutError):
@@ -81,7 +81,37 @@ async def ask(
         raise NoAnswer(f"{where} does not answer: {fault or type(fault).__name__}.") from fault
 
 
-async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, method: str) -> Answer:
+async def certificate(address: str, name: str, trust: ssl.SSLContext, *, timeout: float = 8.0) -> Life:
+    """Shake hands as a visitor of `name` would and give the life of the certificate. Raises `NoAnswer`."""
+    where = f"{name} at {address}"
+    try:
+        async with asyncio.timeout(timeout):
+            _, writer = await asyncio.open_connection(address, 443, ssl=trust, server_hostname=name)
+        life = _life(writer)
+        writer.close()
+    except TimeoutError:
+        raise NoAnswer(f"{where} did not answer within {timeout:g} s.") from None
+    except ssl.SSLCertVerificationError as fault:
+        raise NoAnswer(f"the certificate of {where} is not good: {fault.verify_message}.", tls=True) from fault
+    except ssl.SSLError as fault:
+        raise NoAnswer(f"{where} has no certificate to show ({fault.reason}).", tls=True) from fault
+    except OSError as fault:
+        raise NoAnswer(f"{where} does not answer: {fault}.") from fault
+    if life is None:
+        raise NoAnswer(f"{where} shows no certificate.", tls=True)
+    return life
+
+
+def _life(writer: asyncio.StreamWriter) -> Life | None:
+    session = writer.get_extra_info("ssl_object")
+    shown = (session.getpeercert() or {}) if session is not None else {}
+    if "notBefore" not in shown or "notAfter" not in shown:
+        return None
+    begin, end = (ssl.cert_time_to_seconds(str(shown[part])) for part in ("notBefore", "notAfter"))
+    return Life(datetime.fromtimestamp(begin, UTC), datetime.fromtimestamp(end, UTC))
+
+
+async def _read(reader: asyncio.StreamReader, method: str) -> Answer:
     text = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     first, *lines = text.split("\r\n")
     status = int(first.split(" ", 2)[1])
@@ -92,14 +122,9 @@ async def _read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, meth
     if method != "HEAD" and status not in (204, 304):
         while len(body) < BODY_LIMIT and (block := await reader.read(65536)):
             body += block
-    end = None
-    if (session := writer.get_extra_info("ssl_object")) is not None:
-        shown = session.getpeercert() or {}
-        if "notAfter" in shown:
-            end = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC)
     if headers.get("transfer-encoding", "").lower() == "chunked":
         body = _unchunk(body)
-    return Answer(status, headers, body[:BODY_LIMIT], end)
+    return Answer(status, headers, body[:BODY_LIMIT])
 
 
 def _unchunk(data: bytes) -> bytes:

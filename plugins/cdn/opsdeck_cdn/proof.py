@@ -7,12 +7,11 @@ import secrets
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from opsdeck.api import ProbeFailed
-from opsdeck_cdn.probing import Answer, NoAnswer, ask, context
-from opsdeck_cdn.sites import HEALTH_HOST, Edge, Setup, Site
+from opsdeck_cdn.probing import Answer, NoAnswer, ask, certificate, context
+from opsdeck_cdn.sites import HEALTH_HOST, Edge, Life, Setup, Site
 
 HELD = ("HIT", "STALE", "UPDATING", "REVALIDATED")
 """The words of nginx for an answer from the cache."""
@@ -20,16 +19,16 @@ HELD = ("HIT", "STALE", "UPDATING", "REVALIDATED")
 
 @dataclass
 class Proof:
-    """What a probe saw. `ends` maps each site's first name to the end of its certificate; `notes` is for people."""
+    """What a probe saw. `lives` maps each name to its certificate's; `notes` is for people."""
 
-    ends: dict[str, datetime] = field(default_factory=dict)
+    lives: dict[str, Life] = field(default_factory=dict)
     sites: dict[str, dict[str, Any]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def as_receipt(self) -> dict[str, Any]:
         """Give it as plain data."""
-        ends = {name: end.isoformat() for name, end in self.ends.items()}
-        return {"certificates": ends, "sites": self.sites, "notes": self.notes}
+        lives = {name: str(life) for name, life in self.lives.items()}
+        return {"certificates": lives, "sites": self.sites, "notes": self.notes}
 
 
 class NoCertificate(ProbeFailed):
@@ -66,7 +65,7 @@ async def prove(
     deadline = loop.time() + wait
     for site in sites:
         for name in site.names:
-            proof.ends[name] = await _certificate(edge, name, trust, deadline, say)
+            proof.lives[name] = await _certificate(edge, name, trust, deadline, say)
         proof.sites[site.name] = await _site(edge, site, trust, proof.notes)
     return proof
 
@@ -83,15 +82,12 @@ async def _refuses(edge: Edge) -> None:
 
 async def _certificate(
     edge: Edge, name: str, trust: ssl.SSLContext, deadline: float, say: Callable[[str], None]
-) -> datetime:
+) -> Life:
     loop = asyncio.get_running_loop()
     told = False
     while True:
         try:
-            answer = await ask(edge.v4, name, "/.well-known/opsdeck-cdn-probe", tls=trust, timeout=8, method="HEAD")
-            if answer.certificate_end is not None:
-                return answer.certificate_end
-            text = f"{name} shows no certificate."
+            return await certificate(edge.v4, name, trust)
         except NoAnswer as fault:
             text = fault.message
         if loop.time() > deadline:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from urllib.parse import urlsplit
 
@@ -48,6 +49,28 @@ def domain(text: str, field: str = "names") -> str:
         hint = "wildcards are not served" if "*" in name else "write it as www.example.com"
         raise Invalid(f"{text!r} is no domain name.", field=field, hint=hint)
     return name
+
+
+@dataclass(frozen=True)
+class Life:
+    """From when to when a certificate counts."""
+
+    begin: datetime
+    end: datetime
+
+    @classmethod
+    def parse(cls, text: str) -> Life:
+        """Read what `str` gave."""
+        begin, _, end = text.partition("/")
+        return cls(datetime.fromisoformat(begin), datetime.fromisoformat(end))
+
+    def __str__(self) -> str:
+        """Give it as an interval of ISO 8601."""
+        return f"{self.begin.isoformat()}/{self.end.isoformat()}"
+
+    def late(self, now: datetime) -> bool:
+        """Tell whether it should have been renewed: Caddy does so with a third of the life left."""
+        return self.end - now < (self.end - self.begin) / 5
 
 
 class Policy(StrEnum):

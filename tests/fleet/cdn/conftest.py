@@ -22,7 +22,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from opsdeck_cdn import plugin, probing
+from opsdeck_cdn import book, plugin, probing
+from opsdeck_cdn.render.generation import generation
 
 from opsdeck.actor import Actor, Door, Role
 from opsdeck.builtin import plugin as core_plugin
@@ -221,6 +222,15 @@ class Cdn:
         trust = probing.context(self.pebble.visitor_roots)
         return await probing.ask(self.fleet.host(edge).address, name, path, tls=trust, **more)
 
+    async def deployed(self) -> None:
+        """Have all edges serve what the model says; nothing is done when they do."""
+        model = await book.load(self.deck.db)
+        for edge in model.edges:
+            row = model.rows[edge.host]
+            if not edge.admitted or dict(row.files) != generation(model.sites, model.setup, edge).digests:
+                await self.good("deploy")
+                return
+
     async def fresh_site(self, name: str = "site", **more: Any) -> None:
         """Have one site on the origin and nothing else, deployed nowhere yet."""
         given = {"names": ["www.site.test"], "origins": [self.origin.url]} | more
@@ -235,7 +245,7 @@ def cdn_home(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def cdn_hosts(lab: Fleet) -> Iterator[Fleet]:
     """Bring up the edges and the CA."""
-    lab.up([*(HostSpec(name, ("nginx",)) for name in EDGES), HostSpec("cdn-ca", ("pebble",))])
+    lab.up([*(HostSpec(name, ("nginx",), disk_mb=700) for name in EDGES), HostSpec("cdn-ca", ("pebble",))])
     for name in EDGES:
         lab.host(name).execute(["systemctl", "disable", "--quiet", "--now", "nginx"])
     yield lab

@@ -28,7 +28,8 @@ async def named(cdn: Any, name_servers: tuple[str, ...], city_file: Path) -> Any
         await cdn.good("setup", zone="cdn.test", ttl=5)
     await cdn.fresh_site()
     cdn.pebble.point("www.site.test", cdn.fleet.host("cdn-e1").address)
-    await cdn.good("deploy")
+    await cdn.deployed()
+    await cdn.good("dns")
     if not (await book.load(cdn.deck.db)).geoip.sha256:
         await cdn.good("geoip", name="other", source=str(city_file), sha256=digest(city_file))
     return cdn

@@ -18,7 +18,7 @@ async def served(cdn: Any) -> Any:
     """The site, served by all edges."""
     await cdn.fresh_site(rules=["static /assets/*"], probe_static="")
     cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
-    await cdn.good("deploy")
+    await cdn.deployed()
     return cdn
 
 
@@ -113,6 +113,7 @@ async def test_a_change_by_hand_is_shown_and_taken_back(served: Any) -> None:
     assert "by hand" not in host.execute(["cat", "/etc/opsdeck/cdn/current/nginx.conf"])[200:]
 
 
+@pytest.mark.campaign
 async def test_an_edge_that_is_lost_is_left_out_and_the_rest_go_on(served: Any) -> None:
     cdn = served
     await cdn.good("site", name="site", rules=["static /assets/* ttl=4h"])
@@ -141,6 +142,7 @@ async def test_a_taken_port_is_named_with_who_holds_it(served: Any) -> None:
         host.execute(["systemctl", "start", "opsdeck-cdn-front"])
 
 
+@pytest.mark.campaign
 async def test_a_slow_origin_and_a_second_one(served: Any) -> None:
     cdn = served
     await cdn.good("site", name="site", origins=["http://192.0.2.77:81", cdn.origin.url])
@@ -152,6 +154,7 @@ async def test_a_slow_origin_and_a_second_one(served: Any) -> None:
     await asyncio.sleep(0)
 
 
+@pytest.mark.campaign
 async def test_an_edge_serves_on_and_survives_a_reboot_without_us(served: Any) -> None:
     cdn = served
     assert (await cdn.get(E3, "/assets/kept")).status == 200
@@ -166,3 +169,24 @@ async def test_an_edge_serves_on_and_survives_a_reboot_without_us(served: Any) -
         except Exception:
             await asyncio.sleep(0.2)
     assert (answer.status, answer.header("x-cache")) == (200, "HIT")
+
+
+@pytest.mark.campaign
+async def test_a_full_disk_stops_a_deploy_and_not_the_visitors(served: Any) -> None:
+    cdn = served
+    before = generations(cdn)
+    host = cdn.fleet.host(E3)
+    assert (await cdn.get(E3, "/assets/kept-before")).status == 200
+    await cdn.good("site", name="site", rules=["static /assets/* ttl=6h"])
+    host.fill()
+    try:
+        job, steps = await cdn.run("deploy")
+        assert job.state == "failed"
+        assert "no room" in steps[E3].error.lower()
+        assert generations(cdn) == before
+        assert (await cdn.get(E3, "/assets/kept-before")).header("x-cache") == "HIT"
+        answer = await cdn.get(E3, "/assets/new-while-full")
+        assert (answer.status, len(answer.body) > 5) == (200, True)
+    finally:
+        host.empty()
+    await cdn.good("deploy")

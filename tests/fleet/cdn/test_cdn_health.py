@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from opsdeck_cdn import book, resolving, sight
+from opsdeck_cdn import book, certificates, resolving, sight
 
 E1, E2, E3 = EDGES = ("cdn-e1", "cdn-e2", "cdn-e3")
 
@@ -23,7 +24,7 @@ async def watched(cdn: Any, name_servers: tuple[str, ...]) -> AsyncIterator[Any]
     await cdn.good("setup", zone="cdn.test", ttl=5)
     await cdn.fresh_site(rules=["static /assets/*"], origins=[cdn.origin.url])
     cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
-    await cdn.good("deploy")
+    await cdn.deployed()
     stop = asyncio.Event()
     work = asyncio.create_task(cdn.deck.services.serve(stop))
     jobs = asyncio.create_task(cdn.deck.jobs.serve(stop))
@@ -71,6 +72,7 @@ async def test_a_dead_edge_leaves_dns_at_once_and_returns_after_its_purges(watch
     assert (await cdn.get(E3, "/assets/owed")).header("x-cache") == "MISS"
 
 
+@pytest.mark.campaign
 async def test_what_only_we_cannot_reach_stays(watched: Any) -> None:
     cdn = watched
     host = cdn.fleet.host(E3)
@@ -99,6 +101,19 @@ async def test_what_visitors_got_is_counted_once(watched: Any) -> None:
     assert (after.held - before.held, after.passed - before.passed) == (2, 1)
     assert after.faults == before.faults
     assert after.bytes > before.bytes
+
+
+async def test_certificates_are_watched_where_they_are_shown(cdn: Any) -> None:
+    await cdn.fresh_site(rules=["static /assets/*"], origins=[cdn.origin.url])
+    cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
+    await cdn.deployed()
+    model = await book.load(cdn.deck.db)
+    ends, wrong = await certificates.look(model, model.edge(E1))
+    assert (set(ends), wrong) == ({"www.site.test"}, [])
+    other = replace(model, setup=replace(model.setup, visitor_roots=""))
+    ends, wrong = await certificates.look(other, other.edge(E1))
+    assert ends == {}
+    assert "the certificate of www.site.test" in wrong[0]
 
 
 async def test_a_list_of_urls_is_warmed(watched: Any) -> None:

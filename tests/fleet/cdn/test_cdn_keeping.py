@@ -26,7 +26,7 @@ async def served(cdn: Any) -> Any:
         ]
     )
     cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
-    await cdn.good("deploy")
+    await cdn.deployed()
     await cdn.good("purge", what="site", site="site")
     cdn.origin.hits.clear()
     return cdn
@@ -140,6 +140,7 @@ async def test_purges_by_url_prefix_and_site(served: Any) -> None:
     assert await cache(cdn, "/assets/vary", headers=tongues[0]) == "MISS"
 
 
+@pytest.mark.campaign
 async def test_an_edge_that_was_away_owes_its_purges(served: Any) -> None:
     cdn = served
     for edge in (E1, E2):

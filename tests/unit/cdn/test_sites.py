@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
-from opsdeck_cdn.sites import DEFAULT_RULES, Origin, Policy, Rule, Site, domain
+from opsdeck_cdn.sites import DEFAULT_RULES, Life, Origin, Policy, Rule, Site, domain
 
 from opsdeck.errors import Invalid
 
@@ -96,3 +98,12 @@ def test_a_site_needs_a_name_and_an_origin_and_no_more():
             Site("a", names, origins, ())
     with pytest.raises(Invalid, match="which the site is not"):
         Site("a", ("a.test",), (origin,), (Rule.parse("static /a host=b.test"),))
+
+
+def test_a_certificate_is_late_when_a_fifth_of_its_life_is_left():
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    for days in (6, 90):
+        life = Life(begin, begin + timedelta(days=days))
+        assert Life.parse(str(life)) == life
+        assert not life.late(begin + timedelta(days=days * 0.7))
+        assert life.late(begin + timedelta(days=days * 0.9))

@@ -11,10 +11,7 @@ from opsdeck_cdn import naming
 from opsdeck_cdn.book import Model
 from opsdeck_cdn.models import EdgeRow
 from opsdeck_cdn.render.generation import generation
-from opsdeck_cdn.sites import Edge, Site
-
-SOON = 10
-"""Days before its end at which a certificate asks for attention; Caddy renews with a third of its life left."""
+from opsdeck_cdn.sites import Edge, Life, Site
 
 
 @dataclass(frozen=True)
@@ -31,17 +28,24 @@ class EdgeLine:
     owing: int
     ends: datetime | None
     """End of the first of its certificates to end."""
+    certificates: Mapping[str, datetime]
+    """End of each name's certificate."""
+
+
+def ends_of(row: EdgeRow) -> dict[str, datetime]:
+    """Give when the certificates of an edge end, by name."""
+    return {name: Life.parse(text).end for name, text in sorted(row.certificates.items())}
 
 
 def edge_line(model: Model, edge: Edge, owing: int) -> EdgeLine:
     """Give one edge."""
     row = model.rows[edge.host]
     state, word = _state(edge, row, owing)
-    ends = [datetime.fromisoformat(text) for text in row.certificates.values()]
+    ends = ends_of(row)
     made = generation(model.sites, model.setup, edge)
     return EdgeLine(
         edge, row, state, word, bool(row.generation) and edge.host in naming.up(model),
-        dict(row.files) != made.digests, owing, min(ends, default=None),
+        dict(row.files) != made.digests, owing, min(ends.values(), default=None), ends,
     )  # fmt: skip
 
 
@@ -68,6 +72,8 @@ class SiteLine:
     """Edges that serve it and may be named."""
     ends: datetime | None
     """End of the first of its certificates to end, over all edges."""
+    late: bool
+    """Whether one of them should have been renewed."""
     missing: int
     """Edges that serve and have no certificate for one of its names on record."""
 
@@ -76,7 +82,7 @@ class SiteLine:
         """Give its state and the word for it."""
         if not self.edges:
             return "idle", "not served"
-        if self.ends is not None and (self.ends - utcnow()).days < SOON:
+        if self.late:
             return "broken", "certificate ends"
         if self.missing:
             return "attention", "certificate missing"
@@ -86,7 +92,8 @@ class SiteLine:
 def site_line(model: Model, site: Site) -> SiteLine:
     """Give one site."""
     serving = [row for row in model.rows.values() if row.generation and row.admitted]
-    known: list[Mapping[str, str]] = [row.certificates for row in serving]
-    ends = [datetime.fromisoformat(held[name]) for held in known for name in site.names if name in held]
+    known = [row.certificates for row in serving]
+    lives = [Life.parse(held[name]) for held in known for name in site.names if name in held]
     missing = sum(any(name not in held for name in site.names) for held in known)
-    return SiteLine(site, len(serving), min(ends, default=None), missing)
+    ends = min((life.end for life in lives), default=None)
+    return SiteLine(site, len(serving), ends, any(life.late(utcnow()) for life in lives), missing)
