@@ -19,13 +19,13 @@ from opsdeck_cdn.probing import NoAnswer, ask
 from opsdeck_cdn.render import gdnsd
 from opsdeck_cdn.sites import HEALTH_HOST, Edge
 
-EVERY = 1.0
+EVERY = 0.5
 """Seconds between two rounds."""
 PATIENCE = 1.0
 """Seconds that an edge has for its answer."""
 UP_AFTER = 3
 VOTERS = 2
-VOTE_SECONDS = 1.5
+VOTE_SECONDS = 1.2
 WARM_EVERY = 30.0
 """Seconds after which links to the edges are used, so that a vote does not begin with a login."""
 RELOAD_EVERY = 3.0

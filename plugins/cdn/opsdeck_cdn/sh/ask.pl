@@ -3,7 +3,7 @@ use strict;
 use warnings;
 use IO::Socket::INET;
 $SIG{ALRM} = sub { exit 1 };
-alarm 2;
+alarm 1;
 my ($address, $name) = @ARGV;
 my $link = IO::Socket::INET->new(PeerAddr => $address, PeerPort => 80, Proto => 'tcp', Timeout => 1) or exit 1;
 print $link "GET /edge HTTP/1.0\r\nHost: $name\r\n\r\n";
