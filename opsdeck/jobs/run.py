@@ -237,7 +237,7 @@ class JobWork:
         """Find one of the job's hosts; a job that works on the console may open steps on any host."""
         if name in self._by_name and name in self.ledger.steps:
             return self._by_name[name]
-        if name in self.ledger.steps:
+        if name in self.ledger.steps and self.hosts:
             fault = NotFound("the host is no longer in the inventory.", host=name, hint="retry with the hosts that are")
             now = utcnow()
             self.ledger.change(
@@ -248,7 +248,8 @@ class JobWork:
             raise Invalid(f"job {self.id} does not work on the host {name!r}.", host=name)
         found = await self._deck.inventory.get(name)
         self._by_name[name] = found
-        self.ledger.add_step(name)
+        if name not in self.ledger.steps:  # it is there when the job was resumed
+            self.ledger.add_step(name)
         return found
 
     def _cut(self, host: str) -> None:
