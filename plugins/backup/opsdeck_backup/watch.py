@@ -1,0 +1,55 @@
+"""The service that speaks up when no good backup arrived in time, whatever the reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from sqlmodel import col, func, select
+
+from opsdeck.api import Service, utcnow
+from opsdeck_backup import catalogue
+from opsdeck_backup.models import Item, ItemState, Target
+
+if TYPE_CHECKING:
+    from opsdeck.api import Deck, JobRun, ServiceRun
+
+PAUSE = 20.0
+
+
+async def newest(holder: Deck | JobRun | ServiceRun, target: str) -> datetime | None:
+    """Give when the newest good backup of a target began; None when there is none."""
+    async with holder.db.read() as session:
+        query = select(func.max(col(Item.started))).where(Item.target == target, Item.state == ItemState.GOOD)
+        return (await session.exec(query)).one()
+
+
+def late(row: Target, last: datetime | None, now: datetime) -> str:
+    """Say what is wrong with the age of a target's newest backup; "" when nothing is."""
+    since = last or row.created
+    if now - since <= timedelta(minutes=row.rpo_minutes):
+        return ""
+    hours = (now - since) / timedelta(hours=1)
+    what = "The newest good backup is" if last else "There is no good backup, and the target is"
+    return f"{what} {hours:.1f} h old; at most {row.rpo_minutes} min were to be lost."
+
+
+async def _watch(run: ServiceRun) -> None:
+    while True:
+        row = await catalogue.find(run, run.key)
+        wrong = late(row, await newest(run, row.name), utcnow())
+        key = f"backup:{row.name}:rpo"
+        if wrong:
+            await run.open_incident(key, f"No fresh backup of {row.name}", detail=wrong, host=row.host)
+        else:
+            await run.close_incident(key)
+        await asyncio.sleep(PAUSE)
+
+
+async def _instances(run: ServiceRun) -> Sequence[str]:
+    return [row.name for row in await catalogue.targets(run)]
+
+
+watch = Service("watch", "Freshness of backups", _watch, _instances)
