@@ -34,7 +34,7 @@ def targets_(as_json: bool) -> None:
                 "backups": one.count,
                 "stored": one.stored,
                 "restores_in_seconds": one.rto,
-                "wrong": one.wrong,
+                "wrong": str(one.wrong),
             }
             for one in await health.standings(deck)
         ]

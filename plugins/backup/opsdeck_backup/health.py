@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from opsdeck.api import Finding, HostCard, utcnow
 from opsdeck_backup import catalogue, watch
 from opsdeck_backup.models import Item, ItemState, Proof, Target
+from opsdeck_backup.watch import Wrong, marked
 
 if TYPE_CHECKING:
     from opsdeck.api import Deck
@@ -26,7 +27,7 @@ class Standing:
     last: Item | None
     proof: Proof | None
     state: str
-    wrong: str
+    wrong: Wrong
     stored: int
     count: int
     rto: float | None
@@ -44,19 +45,25 @@ def judge(row: Target, items: Sequence[Item], proofs: Sequence[Proof], now: date
     proof = proofs[0] if proofs else None
     rto = next((one.seconds for one in proofs if one.ok and one.depth in ("server", "restore")), None)
     missing = [item for item in items if item.state == ItemState.MISSING]
-    state, wrong = "ok", ""
+    state, wrong = "ok", Wrong()
     if late := watch.late(row, last.started if last else None, now):
         state, wrong = "broken", late
     elif missing:
-        state, wrong = "broken", f"{len(missing)} backups are gone from the store or damaged there."
+        state, wrong = (
+            "broken",
+            Wrong(marked("%(count)s backups are gone from the store or damaged there."), {"count": len(missing)}),
+        )
     elif proof is not None and not proof.ok:
-        state, wrong = "broken", f"The last proof failed: {proof.detail.get('error', '')}"
+        state, wrong = (
+            "broken",
+            Wrong(marked("The last proof failed: %(why)s"), {"why": str(proof.detail.get("error", ""))}),
+        )
     elif last is None:
-        state, wrong = "attention", "There is no backup yet."
+        state, wrong = "attention", Wrong(marked("There is no backup yet."))
     elif rto is None:
-        state, wrong = "attention", "No drill has shown yet that it restores."
+        state, wrong = "attention", Wrong(marked("No drill has shown yet that it restores."))
     elif proof is not None and now - proof.at > timedelta(days=PROOF_DAYS):
-        state, wrong = "attention", f"The last proof is older than {PROOF_DAYS} days."
+        state, wrong = "attention", Wrong(marked("The last proof is older than %(days)s days."), {"days": PROOF_DAYS})
     return Standing(row, last, proof, state, wrong, sum(item.stored for item in good), len(good), rto)
 
 
@@ -77,7 +84,7 @@ async def findings(deck: Deck) -> Sequence[Finding]:
         Finding(
             f"backup of {one.row.name}",
             one.state,
-            one.wrong or f"{one.count} backups, the newest of {one.since:%Y-%m-%d %H:%M} UTC",
+            str(one.wrong) or f"{one.count} backups, the newest of {one.since:%Y-%m-%d %H:%M} UTC",
             f"see /p/backup/{one.row.name}" if one.wrong else "",
         )
         for one in await standings(deck)

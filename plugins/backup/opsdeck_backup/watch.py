@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -26,14 +27,39 @@ async def newest(holder: Deck | JobRun | ServiceRun, target: str) -> datetime | 
         return (await session.exec(query)).one()
 
 
-def late(row: Target, last: datetime | None, now: datetime) -> str:
-    """Say what is wrong with the age of a target's newest backup; "" when nothing is."""
+@dataclass(frozen=True)
+class Wrong:
+    """What is wrong, as a sentence of the catalogue and the values in it; false when nothing is."""
+
+    text: str = ""
+    values: Mapping[str, str | int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+    def __str__(self) -> str:
+        """Give the sentence in English."""
+        return self.text % self.values if self.text else ""
+
+
+def marked(text: str) -> str:
+    """Mark a sentence for the catalogue."""
+    return text
+
+
+def late(row: Target, last: datetime | None, now: datetime) -> Wrong:
+    """Say what is wrong with the age of a target's newest backup."""
     since = last or row.created
     if now - since <= timedelta(minutes=row.rpo_minutes):
-        return ""
-    hours = (now - since) / timedelta(hours=1)
-    what = "The newest good backup is" if last else "There is no good backup, and the target is"
-    return f"{what} {hours:.1f} h old; at most {row.rpo_minutes} min were to be lost."
+        return Wrong()
+    values: dict[str, str | int] = {"hours": f"{(now - since) / timedelta(hours=1):.1f}", "minutes": row.rpo_minutes}
+    if last:
+        return Wrong(
+            marked("The newest good backup is %(hours)s h old; at most %(minutes)s min were to be lost."), values
+        )
+    return Wrong(
+        marked("No good backup in the %(hours)s h of this target; at most %(minutes)s min were to be lost."), values
+    )
 
 
 async def _watch(run: ServiceRun) -> None:
@@ -42,7 +68,7 @@ async def _watch(run: ServiceRun) -> None:
         wrong = late(row, await newest(run, row.name), utcnow())
         key = f"backup:{row.name}:rpo"
         if wrong:
-            await run.open_incident(key, f"No fresh backup of {row.name}", detail=wrong, host=row.host)
+            await run.open_incident(key, f"No fresh backup of {row.name}", detail=str(wrong), host=row.host)
         else:
             await run.close_incident(key)
         await asyncio.sleep(PAUSE)

@@ -53,7 +53,7 @@ watch_reading "$shas"
   tee "$run/p.sha" "$run/p.size"
   echo $? >"$run/rc.hash"
 } | {
-  store rcat --bwlimit "$limit" --s3-chunk-size "${part}Mi" --s3-upload-concurrency 2 "$object"
+  store rcat --buffer-size 0 --bwlimit "$limit" --s3-chunk-size "${part}Mi" --s3-upload-concurrency 2 "$object"
   echo $? >"$run/rc.store"
 }
 wait "$tails" && wait "$raws" && wait "$shas" && wait "$sizes" || die "a part that looks at the stream was killed"

@@ -37,8 +37,10 @@ die() {
   exit 1
 }
 
+# The retries of rclone and of its S3 library multiply: these bear a link that is gone for some minutes, and name a
+# store that refuses within one.
 store() {
-  "$rclone" --config "$run/rclone.conf" --retries 3 --low-level-retries 10 --contimeout 30s --timeout 5m \
+  "$rclone" --config "$run/rclone.conf" --retries 1 --low-level-retries 4 --contimeout 30s --timeout 2m \
     --log-level ERROR "$@"
 }
 

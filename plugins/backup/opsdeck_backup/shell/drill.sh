@@ -20,7 +20,7 @@ server=$(command -v mariadbd || command -v mysqld || echo /usr/sbin/mysqld)
 client=$(command -v mariadb || command -v mysql)
 check=$(command -v mariadb-check || command -v mysqlcheck)
 "$server" --defaults-file="$folder/backup-my.cnf" --datadir="$folder" --user="$user" --socket="$socket" \
-  --pid-file="$folder.pid" --skip-networking --skip-grant-tables --skip-slave-start --event-scheduler=OFF \
+  --pid-file="$folder/ask.pid" --skip-networking --skip-grant-tables --skip-slave-start --event-scheduler=OFF \
   --skip-log-bin --innodb-buffer-pool-size="${memory}M" --log-error="$folder.log" >/dev/null 2>&1 &
 pid=$!
 left=1200

@@ -15,8 +15,8 @@ for program in zstd age "$client"; do command -v "$program" >/dev/null || echo "
 echo "rclone $("$rclone" version 2>/dev/null | head -n 1)"
 command -v mariadbd >/dev/null && echo "server_program $(mariadbd --version)"
 ask() { "$client" --defaults-extra-file="$options" -N -B -e "$1" 2>"$options.err"; }
-if facts=$(ask "SELECT CONCAT_WS('\t', VERSION(), @@datadir, @@server_id, @@hostname)"); then
-  printf '%s\n' "$facts" | { IFS='	' read -r version data id host; echo "version $version"; echo "data $data"; echo "id $id"; }
+if facts=$(ask "SELECT VERSION(), @@datadir, @@server_id"); then
+  printf '%s\n' "$facts" | { IFS='	' read -r version data id; echo "version $version"; echo "data $data"; echo "id $id"; }
   data=$(printf '%s' "$facts" | cut -f2)
   echo "lsn $(ask "SELECT variable_value FROM information_schema.global_status WHERE variable_name = 'INNODB_LSN_CURRENT'")"
   ask "SHOW GRANTS" | sed 's/^/grant /'

@@ -69,7 +69,7 @@ async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[
     return _page(
         request,
         "target",
-        "body",
+        "chain",
         row=row,
         standing=health.judge(row, items, proofs, utcnow()),
         chains=_chains(items),
