@@ -73,6 +73,12 @@ def static_version() -> str:
     return digest.hexdigest()[:12]
 
 
+class _PluginLoader(PrefixLoader):
+    """Finds `<plugin>/page.html`; the template keeps that whole name, by which its words find their catalogue."""
+
+    load = BaseLoader.load
+
+
 class Frame:
     """The templates of the console and of every plugin, and the navigation around them."""
 
@@ -97,7 +103,7 @@ class Frame:
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.i18n"],
-            loader=ChoiceLoader([PackageLoader("opsdeck_web"), PrefixLoader(loaders)]),
+            loader=ChoiceLoader([PackageLoader("opsdeck_web"), _PluginLoader(loaders)]),
         )
         environment.policies["ext.i18n.trimmed"] = True
         words.add(self._plugins.ordered())
