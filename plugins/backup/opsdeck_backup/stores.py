@@ -121,7 +121,7 @@ class Store:
         """Run rclone; give exit status, output, and the last line it said."""
         with _memory(self.config) as handle:
             process = await asyncio.create_subprocess_exec(
-                program(), "--config", f"/proc/self/fd/{handle}", "--retries", "2", "--low-level-retries", "3",
+                program(), "--config", f"/proc/self/fd/{handle}", "--retries", "1", "--low-level-retries", "2",
                 "--contimeout", "15s", "--timeout", "60s", "--log-level", "ERROR", *words,
                 stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
                 pass_fds=(handle,), env={"PATH": os.environ.get("PATH", ""), "HOME": "/nonexistent"},
