@@ -32,13 +32,12 @@ async def sweep(job: JobRun, found: Opened, holding: Holding) -> Sequence[str]:
         if verdict.keep:
             continue
         job.log(f"chain {verdict.chain.id} goes: {verdict.reason}")
-        for link in reversed((*verdict.chain.links, *verdict.chain.broken)):
-            # Without its manifest the data is an orphan: a removal that breaks off leaves nothing that looks whole.
-            await found.store.remove(f"{MANIFESTS}/{link.id}.json")
-            await found.store.remove(link.planned.object)
-            await found.store.remove(f"{link.planned.object}.config")
-            gone.append(link.id)
-        await catalogue.forget(job, [link.id for link in (*verdict.chain.links, *verdict.chain.broken)])
+        links = (*verdict.chain.links, *verdict.chain.broken)
+        # Without their manifests the data are orphans: a removal that breaks off leaves nothing that looks whole.
+        await found.store.remove([f"{MANIFESTS}/{link.id}.json" for link in reversed(links)])
+        await found.store.remove([f"{link.planned.object}{end}" for link in links for end in ("", ".config")])
+        await catalogue.forget(job, [link.id for link in links])
+        gone += [link.id for link in links]
     return tuple(gone)
 
 
@@ -99,8 +98,8 @@ async def _clean(job: JobRun, params: CleanParams) -> Receipt:
     found = await targets.opened(job, params.target)
     holding = await catalogue.sync(job, params.target, found.store)
     old = old_orphans(holding, utcnow() - timedelta(hours=params.older_hours))
+    await found.store.remove(old)
     for path in old:
-        await found.store.remove(path)
         job.log(f"removed {path}")
     await found.store.clean_uploads()
     return {"removed": list(old), "bytes": sum(holding.orphans[path] for path in old)}

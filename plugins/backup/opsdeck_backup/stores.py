@@ -11,7 +11,7 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,11 +100,14 @@ class Store:
                 raise self._fault(f"does not give {folder}", said)
             return await asyncio.to_thread(_small_files, Path(place))
 
-    async def remove(self, path: str) -> None:
-        """Remove one file; one that is gone already is fine. Raises `Unavailable`."""
-        status, _, said = await self._run("deletefile", f"{self.root}/{path}")
-        if status not in (0, 3, 4):
-            raise self._fault(f"does not remove {path}", said)
+    async def remove(self, paths: Sequence[str]) -> None:
+        """Remove files; those that are gone already are fine. Raises `Unavailable`."""
+        if not paths:
+            return
+        words = ("delete", "--files-from-raw", "-", "--retries", "2", self.root)
+        status, _, said = await self._run(*words, given="".join(f"{path}\n" for path in paths))
+        if status not in (0, NO_FOLDER):
+            raise self._fault(f"does not remove {paths[0]}", said)
 
     async def clean_uploads(self) -> None:
         """Remove uploads that were begun more than a day ago and never ended, where the store has such a thing."""
@@ -117,19 +120,19 @@ class Store:
             hint="check the store's address, credentials and room",
         )
 
-    async def _run(self, *words: str) -> tuple[int, bytes, str]:
+    async def _run(self, *words: str, given: str = "") -> tuple[int, bytes, str]:
         """Run rclone; give exit status, output, and the last line it said."""
         with _memory(self.config) as handle:
             process = await asyncio.create_subprocess_exec(
                 program(), "--config", f"/proc/self/fd/{handle}", "--retries", "1", "--low-level-retries", "2",
                 "--contimeout", "15s", "--timeout", "60s", "--log-level", "ERROR", *words,
-                stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
                 pass_fds=(handle,), env={"PATH": os.environ.get("PATH", ""), "HOME": "/nonexistent"},
             )  # fmt: skip
         async with _ended(process):
             try:
                 async with asyncio.timeout(_SECONDS):
-                    output, said = await process.communicate()
+                    output, said = await process.communicate(given.encode())
             except TimeoutError:
                 raise Unavailable(
                     f"the store {self.root} did not answer within {_SECONDS:.0f} s.", file=self.root, hint="try again"

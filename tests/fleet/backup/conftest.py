@@ -57,7 +57,15 @@ class S3:
     def start(self) -> None:
         """Serve."""
         words = [stores.program(), "serve", "s3", "--addr", f"{self.address}:{self.port}"]
-        words += ["--auth-key", f"{self.access},{self.secret}", "--vfs-cache-mode", "off", str(self.folder)]
+        words += [
+            "--auth-key",
+            f"{self.access},{self.secret}",
+            "--vfs-cache-mode",
+            "off",
+            "--dir-cache-time",
+            "0s",
+            str(self.folder),
+        ]
         self._process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
         while True:

@@ -30,3 +30,6 @@ async def test_a_full_and_increments_restore_on_another_host(world):
     assert world.spare.execute(["ls", "-d", f"{told['aside']}/other"]).strip()
     drill = await world.good("drill", target="shop", host="bk-spare")
     assert drill["tables"] > 10
+    idle = await world.good("run", target="shop")
+    assert idle["kind"] == "incremental"
+    assert idle["stored"] <= 1_000_000, "an increment in which nothing happened"

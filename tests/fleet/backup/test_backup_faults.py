@@ -40,7 +40,16 @@ async def slowed(world: Any, limit: str = "300k") -> None:
     await world.good("target", **SLOW | {"limit": limit, "full_hours": 1000})
 
 
-@pytest.mark.parametrize("part", ["mariadb-backup", "zstd", "age", "rclone", "sha256sum"])
+@pytest.mark.parametrize(
+    "part",
+    [
+        "mariadb-backup",
+        "zstd",
+        pytest.param("age", marks=pytest.mark.campaign),
+        "rclone",
+        pytest.param("sha256sum", marks=pytest.mark.campaign),
+    ],
+)
 async def test_a_killed_part_leaves_an_orphan_and_never_a_backup(world, part):
     await slowed(world)
     running = asyncio.create_task(world.bad("run", target="shop", full=True))
@@ -90,6 +99,7 @@ async def test_a_cut_cable_costs_nothing(world):
     assert (await running)["kind"] == "full"
 
 
+@pytest.mark.campaign
 async def test_a_console_that_dies_finds_its_backup_again(world):
     await slowed(world, "150k")
     running = asyncio.create_task(world.run("run", target="shop"))
@@ -113,6 +123,7 @@ async def test_a_console_that_dies_finds_its_backup_again(world):
         await again.jobs.close()
 
 
+@pytest.mark.campaign
 async def test_a_store_that_refuses_or_dies_is_named(world):
     await slowed(world)
     running = asyncio.create_task(world.bad("run", target="shop"))
@@ -133,7 +144,7 @@ async def test_what_was_changed_in_the_store_is_found_before_it_is_believed(worl
     text[len(text) // 2] ^= 1
     last.write_bytes(text)
     assert "was changed" in await world.bad("drill", target="shop", host="bk-spare", depth="read")
-    incidents = [one.key for one in await world.deck.incidents.list()]
+    incidents = [one.key for one in await world.deck.incidents.open_now()]
     assert "backup:shop:proof" in incidents
     last.write_bytes(text[:-10])
     report = await world.good("refresh", target="shop")
@@ -141,7 +152,7 @@ async def test_what_was_changed_in_the_store_is_found_before_it_is_believed(worl
     told = await world.good("run", target="shop")
     assert told["kind"] in ("full", "incremental")
     await world.good("drill", target="shop", host="bk-spare", depth="prepare")
-    assert "backup:shop:proof" not in [one.key for one in await world.deck.incidents.list()]
+    assert "backup:shop:proof" not in [one.key for one in await world.deck.incidents.open_now()]
 
 
 async def test_a_missing_middle_link_ends_the_chain_there(world):
@@ -176,6 +187,7 @@ async def test_a_login_without_the_rights_is_refused_before_anything_is_sent(wor
     assert world.s3.files("shop/**/*") == []
 
 
+@pytest.mark.campaign
 async def test_two_runs_at_once_make_one_chain(world):
     await slowed(world)
     jobs = await asyncio.gather(world.run("run", target="shop"), world.run("run", target="shop"))
@@ -196,6 +208,7 @@ async def test_after_a_restore_in_place_the_next_backup_is_full(world):
     assert (told["kind"], "data folder" in told["reason"]) == ("full", True)
 
 
+@pytest.mark.campaign
 async def test_changes_of_tables_during_a_run_come_back_whole(world):
     await slowed(world)
     sql(

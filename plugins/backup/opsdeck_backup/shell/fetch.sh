@@ -32,6 +32,7 @@ parts store hash age zstd unpack || {
   tail -q -n 2 "$run/age.log" "$run/zstd.log" "$run/extract.log"
   grep -q 'no identity matched' "$run/age.log" && die "the key does not open it"
   [ "$have" = "$size" ] && [ "$got" != "$sha" ] && die "what the store has was changed (sha256 $got, not $sha)"
+  parts store || die "the store did not give it whole"
   parts store hash age zstd unpack
   die "fetching broke:$bad"
 }
