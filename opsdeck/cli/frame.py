@@ -65,6 +65,18 @@ def with_deck(work: Callable[[Deck], Awaitable[T]], *, kind: str = "cli") -> T:
     return asyncio.run(inside())
 
 
+def run_action(
+    plugin: str, name: str, params: Mapping[str, Any], *, selector: str = "", confirm: str | None = None
+) -> int:
+    """Run an action here and show its log, as `opsdeck plugin run` does; give the exit code."""
+    from opsdeck.cli.plugin import run_here
+    from opsdeck.jobs.jobs import Submission
+
+    submission = Submission(plugin, name, params, selector, confirm)
+    given = {"as_json": False, "confirm": confirm, "yes": False}
+    return with_deck(lambda deck: run_here(deck, submission, plugins().action(plugin, name), given))
+
+
 def stopped() -> asyncio.Event:
     """Give an event that SIGTERM and Ctrl-C set; call it within the running loop."""
     told = asyncio.Event()

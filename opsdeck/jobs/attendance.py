@@ -127,9 +127,9 @@ class Attendance:
         job = await self._deck.jobs.submit(Submission(self._plugin, action, params, selector), self._actor)
         return job.id or 0
 
-    async def secret(self, name: str) -> Sensitive:
+    async def secret(self, name: str, *, fresh: bool = False) -> Sensitive:
         """Open a secret, audited once per hour and instance, and masked in its log. Raises `NotFound`."""
-        known = self._secrets.get(name)
+        known = None if fresh else self._secrets.get(name)
         if known is None or time.monotonic() - known[1] > SECRET_SECONDS:
             value = await self._deck.secrets.reveal(name, actor=self._actor, purpose=self._origin)
             self._redactor.add(value)

@@ -131,8 +131,11 @@ class JobRun(Protocol):
         """Add a line to the job's own lane."""
         ...
 
-    async def secret(self, name: str) -> Sensitive:
-        """Open a secret: audited, and redacted in this job's log from now on. Raises `NotFound`."""
+    async def secret(self, name: str, *, fresh: bool = False) -> Sensitive:
+        """Open a secret: audited, and redacted in this job's log from now on; `fresh` opens it anew.
+
+        Raises `NotFound`.
+        """
         ...
 
     def hide(self, value: Sensitive) -> None:
@@ -202,8 +205,8 @@ class ServiceRun(Protocol):
         """Submit a job of the same plugin; give its number."""
         ...
 
-    async def secret(self, name: str) -> Sensitive:
-        """Open a secret, audited once per hour and instance."""
+    async def secret(self, name: str, *, fresh: bool = False) -> Sensitive:
+        """Open a secret, audited once per hour and instance; `fresh` opens it anew, for one that changes."""
         ...
 
     def log(self, text: str, stream: str = "info") -> None:

@@ -194,10 +194,10 @@ class JobWork:
         masked = self.redactor_for("").text(text).split("\n")
         self.ledger.lines("", stream, [cut(line) for line in masked])
 
-    async def secret(self, name: str) -> Sensitive:
-        """Open a secret: audited once per job, and masked in this job's log from now on. Raises `NotFound`."""
+    async def secret(self, name: str, *, fresh: bool = False) -> Sensitive:
+        """Open a secret: audited once per job (each time when `fresh`), masked in its log. Raises `NotFound`."""
         async with self._revealing:
-            if name not in self._secrets:
+            if fresh or name not in self._secrets:
                 value = await self._deck.secrets.reveal(name, actor=self.actor, purpose=f"job:{self.id}")
                 self._secrets[name] = value
                 self.hide(value)

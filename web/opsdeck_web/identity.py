@@ -14,7 +14,7 @@ from typing import Any
 from litestar.connection import ASGIConnection
 from litestar.datastructures import Cookie
 from litestar.enums import ScopeType
-from litestar.exceptions import NotAuthorizedException
+from litestar.exceptions import ClientException, NotAuthorizedException
 from litestar.handlers import BaseRouteHandler
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -34,6 +34,8 @@ from opsdeck_web.visitor import Visitor
 
 COOKIE = "opsdeck_session"
 LIFETIME = timedelta(days=14)
+STRANGERS_BODY = 16 * 1024
+"""Bytes that somebody who is not logged in may send: a login form, with room to spare."""
 LOOK_SECONDS = 5.0
 """How often the login of who reads a stream is looked at."""
 
@@ -86,7 +88,9 @@ class Identify(ASGIMiddleware):
             shell = await self._shell(scope)
             scope["user"] = shell.visitor
             scope["state"]["shell"] = shell
-            if shell.visitor is not None and scope["method"] == "GET":
+            if shell.visitor is None:
+                _refuse_much(scope)
+            elif scope["method"] == "GET":
                 await self._while_logged_in(shell.visitor, scope, receive, send, next_app)
                 return
         await next_app(scope, receive, send)
@@ -155,6 +159,14 @@ class Identify(ASGIMiddleware):
                     )
         settle(scope, cookies, visitor)
         return Shell(visitor, language.current.get(), theme_of(cookies, visitor), hosts, running, incidents)
+
+
+def _refuse_much(scope: Scope) -> None:
+    """Refuse a large body from who is not logged in, before anybody reads it: taking a form apart is work."""
+    headers = dict(scope["headers"])
+    size = headers.get(b"content-length", b"0")
+    if b"transfer-encoding" in headers or not size.isdigit() or len(size) > 9 or int(size) > STRANGERS_BODY:
+        raise ClientException("strangers send short forms only", status_code=413)
 
 
 def _login(key: str) -> Any:

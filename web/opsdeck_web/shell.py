@@ -73,6 +73,12 @@ def static_version() -> str:
     return digest.hexdigest()[:12]
 
 
+class _Prefixed(PrefixLoader):
+    """Plugins' templates under their plugin's name, which each keeps: by it the plugin's own words are found."""
+
+    load = BaseLoader.load
+
+
 class Frame:
     """The templates of the console and of every plugin, and the navigation around them."""
 
@@ -97,7 +103,7 @@ class Frame:
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.i18n"],
-            loader=ChoiceLoader([PackageLoader("opsdeck_web"), PrefixLoader(loaders)]),
+            loader=ChoiceLoader([PackageLoader("opsdeck_web"), _Prefixed(loaders)]),
         )
         environment.policies["ext.i18n.trimmed"] = True
         words.add(self._plugins.ordered())

@@ -166,6 +166,22 @@ async def test_the_api_has_the_same_checks_as_other_doors(visit: Any) -> None:
     assert (await visit.client.get("/api/schema/openapi.json")).json()["openapi"].startswith("3.")
 
 
+async def test_a_stranger_sends_no_large_form(visit: Any) -> None:
+    await visit.token()
+    form = {"_csrf_token": "of nobody", "name": "x", "password": "y" * 100_000}
+    for path in ("/login", "/hosts/add", "/preferences"):
+        assert (await visit.client.post(path, data=form, follow_redirects=False)).status_code == 413, path
+
+    async def pieces() -> Any:
+        yield b"name=x"
+
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert (await visit.client.post("/login", content=pieces(), headers=kind)).status_code == 413
+    await visit.log_in()
+    form["_csrf_token"] = await visit.token("/account")
+    assert (await visit.client.post("/hosts/add", data=form)).status_code != 413
+
+
 @pytest.mark.parametrize("number", ["²", "9" * 30, "-1", "x", "٣"])
 async def test_numbers_that_are_none_do_no_harm(visit: Any, number: str) -> None:
     await visit.log_in()
