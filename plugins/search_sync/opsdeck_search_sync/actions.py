@@ -67,10 +67,10 @@ class SourceIn(BaseModel):
     """A database."""
 
     name: Name
-    kind: Literal["postgres"] = Field("postgres", description="What it is")
+    kind: Literal["postgres", "mariadb", "mysql"] = Field("postgres", description="What it is")
     host: HostName = Field("", description="Reach it through this host; empty: directly")
     address: str = Field("127.0.0.1", description="As seen from that host", min_length=1, max_length=255)
-    port: int = Field(5432, ge=1, le=65535)
+    port: int = Field(0, ge=0, le=65535, description="0 takes the usual one: 5432 or 3306")
     database: str = Field(min_length=1, max_length=128)
     user: str = Field(min_length=1, max_length=128)
     secret: SecretName = Field("", description="Holds the password; empty for none")
@@ -79,6 +79,7 @@ class SourceIn(BaseModel):
 async def save_source(run: JobRun, params: SourceIn) -> Receipt:
     """Keep a source, once it answered. What other server it is now is told, not taken over in silence."""
     row = Source(**params.model_dump())
+    row.port = row.port or (5432 if row.kind == "postgres" else 3306)
     way = JobWay(run)
     async with reaching.reached(way, row) as place:
         reader = reaching.reader(row.kind, place, "x", "x_0")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -130,7 +130,7 @@ class Reader(Protocol):
         """Make what reading needs at the source; give a position that no row seen from now on comes before."""
         ...
 
-    def copy(self, after: Sequence[str] | None) -> AsyncIterator[Chunk]:
+    def copy(self, after: Sequence[str] | None) -> AsyncGenerator[Chunk, None]:
         """Read all rows in the order of the key."""
         ...
 
@@ -138,7 +138,7 @@ class Reader(Protocol):
         """Read about that many rows from all over the table."""
         ...
 
-    def read(self, position: str) -> AsyncIterator[Part]:
+    def read(self, position: str) -> AsyncGenerator[Part, None]:
         """Read changes from `position` on, for ever. Raises `LogLost`, `Unavailable`, `Refused`."""
         ...
 

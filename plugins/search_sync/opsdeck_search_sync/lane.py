@@ -134,7 +134,7 @@ class Lane:
 
         async def work() -> None:
             rows = generation.copied
-            async with aclosing(self.reader.copy(tuple(generation.cursor) if generation.cursor else None)) as chunks:  # type: ignore[type-var]
+            async with aclosing(self.reader.copy(tuple(generation.cursor) if generation.cursor else None)) as chunks:
                 async for chunk in chunks:
                     ops = [
                         (mapper.id_of(row), Op(Verb.REPLACE, mapper.document(row)))
@@ -191,7 +191,9 @@ class Lane:
 
     async def _read(self, pipeline: Pipeline[str]) -> None:
         goal = (await self.reader.head(self.generation.position)).position
-        async with aclosing(self.reader.read(self.generation.position)) as parts:  # type: ignore[type-var]
+        if self.reader.reached(self.generation.position, goal):
+            self.caught_up.set()
+        async with aclosing(self.reader.read(self.generation.position)) as parts:
             async for part in parts:
                 await self._take(pipeline, part)
                 if not self.caught_up.is_set() and part.position and self.reader.reached(part.position, goal):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import re
 import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -263,7 +264,7 @@ def _boolean(value: Any) -> bool:
 
 
 def _unix(value: Any) -> int | float:
-    return value if isinstance(value, int | float) else moment(value).timestamp().__int__()
+    return value if isinstance(value, int | float) else int(moment(value).timestamp())
 
 
 def _iso(value: Any) -> str:
@@ -312,6 +313,14 @@ def legal_geo(value: Any) -> Json:
     return {"lat": lat, "lng": lng}
 
 
+_ORDER: Mapping[Compare, Callable[[Any, Any], bool]] = {
+    Compare.LT: operator.lt,
+    Compare.LE: operator.le,
+    Compare.GT: operator.gt,
+    Compare.GE: operator.ge,
+}
+
+
 def condition(rule: FilterRule) -> tuple[str, Callable[[Json], bool]]:
     """Make the test of a filter's rule. A value of another kind than asked for never passes."""
     wanted = rule.value
@@ -326,12 +335,7 @@ def condition(rule: FilterRule) -> tuple[str, Callable[[Json], bool]]:
         return rule.column, lambda value: value is not None and _plain(value) == _plain(wanted)
     if rule.is_ is Compare.NE:
         return rule.column, lambda value: value is None or _plain(value) != _plain(wanted)
-    order = {
-        Compare.LT: lambda a, b: a < b,
-        Compare.LE: lambda a, b: a <= b,
-        Compare.GT: lambda a, b: a > b,
-        Compare.GE: lambda a, b: a >= b,
-    }[rule.is_]
+    order: Callable[[Any, Any], bool] = _ORDER[rule.is_]
 
     def ordered(value: Json) -> bool:
         if isinstance(value, str) and isinstance(wanted, int | float):

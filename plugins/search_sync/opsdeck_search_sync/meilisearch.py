@@ -141,7 +141,7 @@ class Meilisearch:
             or (problem.passes and answer.status_code != 404)
         ):
             raise Unavailable(
-                f"Meilisearch at {self.url} asks to come later ({answer.status_code} {problem.code}): {problem.message}",
+                f"Meilisearch at {self.url} wants it later ({answer.status_code} {problem.code}): {problem.message}",
                 hint="see its log and the space on its disk",
             )
         if answer.status_code in {401, 403}:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from opsdeck.api import API, Deck, Finding, Manifest, SecretKind, hookimpl
+from opsdeck.api import API, Deck, Finding, Manifest, NavItem, SecretKind, hookimpl
 from opsdeck_search_sync.actions import ACTIONS
 from opsdeck_search_sync.models import DeadLetter, Generation, Instance, Minute, Reading, Source, Sync
 from opsdeck_search_sync.stream import stream
+from opsdeck_search_sync.web.pages import routes
 
 
 @hookimpl
@@ -22,6 +23,8 @@ def opsdeck_manifest() -> Manifest:
         actions=ACTIONS,
         services=(stream,),
         models=(Source, Instance, Sync, Generation, Reading, Minute, DeadLetter),
+        routes=routes,
+        navigation=(NavItem("Search sync", "/", 60),),
         secret_kinds=(SecretKind("meilisearch-key", "API key of a Meilisearch"),),
     )
 

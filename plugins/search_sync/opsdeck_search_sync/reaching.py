@@ -11,9 +11,9 @@ from opsdeck.api import HostAccess, Invalid, Sensitive
 from opsdeck_search_sync.changes import Reader
 from opsdeck_search_sync.meilisearch import Meilisearch
 from opsdeck_search_sync.models import Instance, Source
-from opsdeck_search_sync.sources.postgres import Place, PostgresReader
+from opsdeck_search_sync.sources.place import Place
 
-KINDS = ("postgres",)
+KINDS = ("postgres", "mariadb", "mysql")
 
 
 class Way(Protocol):
@@ -65,5 +65,11 @@ async def _port(way: Way, host: str, address: str, port: int) -> AsyncIterator[t
 def reader(kind: str, place: Place, table: str, name: str, needed: frozenset[str] | None = None) -> Reader:
     """Make the reader of a generation (`name` is `<sync>_<number>`)."""
     if kind == "postgres":
+        from opsdeck_search_sync.sources.postgres import PostgresReader
+
         return PostgresReader(place, table, name, needed)
+    if kind in {"mariadb", "mysql"}:
+        from opsdeck_search_sync.sources.mysql import MysqlReader
+
+        return MysqlReader(place, table, name, needed, maria=kind == "mariadb")
     raise Invalid(f"sources of the kind {kind!r} are not known.", field="kind", hint=f"one of: {', '.join(KINDS)}")

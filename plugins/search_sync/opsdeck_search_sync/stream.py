@@ -21,7 +21,7 @@ from opsdeck_search_sync.ledger import Whole
 from opsdeck_search_sync.mapping import Mapper, MappingRules
 from opsdeck_search_sync.meilisearch import Meilisearch, Rejected
 from opsdeck_search_sync.models import Generation, Phase, Reading, Source, Wanted
-from opsdeck_search_sync.sources.postgres import Place
+from opsdeck_search_sync.sources.place import Place
 
 if TYPE_CHECKING:
     from opsdeck.api import ServiceRun
@@ -213,7 +213,8 @@ class Stream:
             await reader.end()
         finally:
             await reader.close()
-        await self._client.remove(generation.shadow)
+        if generation.shadow:
+            await self._client.remove(generation.shadow)
         await ledger.forget(self._db, generation)
 
     async def _look_after(self) -> None:

@@ -212,10 +212,12 @@ class Meili:
     def documents(self, index: str) -> dict[str, Any]:
         """Give all documents by their id."""
         found: dict[str, Any] = {}
+        offset = 0
         while True:
-            page = self.get(f"/indexes/{index}/documents?limit=1000&offset={len(found)}")
+            page = self.get(f"/indexes/{index}/documents?limit=10000&offset={offset}")
             if page is None or not page["results"]:
                 return found
+            offset += len(page["results"])
             found |= {str(one["id"]): one for one in page["results"]}
 
 
@@ -244,6 +246,7 @@ class Bench:
     def __init__(self, deck: Deck, shop: Shop, meili: Meili) -> None:
         self.deck, self.shop, self.meili = deck, shop, meili
         self.stop = asyncio.Event()
+        self.difference: list[Any] = []
         self.task: asyncio.Task[None] | None = None
 
     async def act(self, action: str, confirm: str | None = None, **params: Any) -> dict[str, Any]:
@@ -277,6 +280,10 @@ class Bench:
         self.deck.__dict__["services"] = Services(self.deck, pace=pace)
         self.task = asyncio.create_task(self.deck.services.serve(self.stop))
 
+    def services(self) -> list[Any]:
+        """Give what this node runs of the plugin."""
+        return [one for one in self.deck.services.status() if one.plugin == "search_sync"]
+
     async def halt(self) -> None:
         self.stop.set()
         if self.task is not None:
@@ -288,8 +295,8 @@ class Bench:
         deadline = time.monotonic() + seconds
         while not await asyncio.to_thread(what):
             if time.monotonic() > deadline:
-                said = [line.text for one in self.deck.services.status() for line in one.log]
-                pytest.fail(f"did not come to hold within {seconds} s; the services said: {said[-15:]}")
+                said = [line.text for one in self.services() for line in one.log]
+                pytest.fail(f"did not come to hold within {seconds} s; the services said: {said[-15:]}; {self.difference}")
             await asyncio.sleep(0.05)
 
     def rows(self, table: str = "item") -> dict[str, Any]:
@@ -299,7 +306,10 @@ class Bench:
 
     def equal(self, index: str = "items", table: str = "item") -> bool:
         """Tell whether index and table hold the same, row by row."""
-        return self.rows(table) == self.meili.documents(index)
+        rows, documents = self.rows(table), self.meili.documents(index)
+        wrong = [id_ for id_ in rows.keys() | documents.keys() if rows.get(id_) != documents.get(id_)]
+        self.difference = [(id_, rows.get(id_), documents.get(id_)) for id_ in wrong[:3]]
+        return not wrong
 
 
 @pytest.fixture

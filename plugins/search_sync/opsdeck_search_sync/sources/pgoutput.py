@@ -45,7 +45,7 @@ class Relation:
     """Name, number of the type, whether it is a part of the replica identity."""
 
 
-Cells = tuple[bytes | None | bool, ...]
+Cells = tuple[bytes | bool | None, ...]
 """Texts; None for null, False for a value that was left out because it did not change."""
 
 

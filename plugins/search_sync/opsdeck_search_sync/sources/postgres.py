@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from opsdeck.api import Invalid, NotFound, OpsDeckError, Refused, Sensitive, Unavailable, utcnow
+from opsdeck.api import Invalid, NotFound, OpsDeckError, Refused, Unavailable, utcnow
 from opsdeck_search_sync.changes import (
     UNCHANGED,
     Change,
@@ -35,24 +34,14 @@ from opsdeck_search_sync.changes import (
     Row,
 )
 from opsdeck_search_sync.sources import pgoutput, pgvalues
+from opsdeck_search_sync.sources.place import Place
 from opsdeck_search_sync.sources.pgoutput import lsn, lsn_text
 
 PART_CHANGES, PART_BYTES = 1000, 1 << 20
 FEEDBACK, SILENCE = 1.0, 60.0
-"""Seconds between two feedbacks, and of silence after which the link counts as dead: each feedback asks for an answer."""
+"""Seconds between two feedbacks, and of silence after which the link is dead: each feedback asks for an answer."""
 SLOT_PATIENCE = 60.0
 CHUNK_FIRST, CHUNK_MOST, CHUNK_GOAL = 500, 20_000, 0.25
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the database is, and who we are there."""
-
-    address: str
-    port: int
-    database: str
-    user: str
-    password: Sensitive | None = None
 
 
 class PostgresReader:
@@ -76,7 +65,7 @@ class PostgresReader:
 
     async def _connect(self, *, replication: bool = False) -> psycopg.AsyncConnection[Any]:
         place = self._place
-        more = {"replication": "database"} if replication else {}
+        more: dict[str, Any] = {"replication": "database"} if replication else {}
         try:
             return await psycopg.AsyncConnection.connect(
                 host=place.address,
@@ -108,13 +97,13 @@ class PostgresReader:
 
     async def _ask(self, query: str | sql.Composed, *given: Any) -> list[tuple[Any, ...]]:
         try:
-            return await (await (await self._db()).execute(query, given)).fetchall()  # type: ignore[arg-type]
+            return await (await (await self._db()).execute(query, given)).fetchall()
         except psycopg.Error as fault:
             raise _translated(fault) from fault
 
     async def _do(self, query: str | sql.Composed, *given: Any) -> None:
         try:
-            await (await self._db()).execute(query, given)  # type: ignore[arg-type]
+            await (await self._db()).execute(query, given)
         except psycopg.Error as fault:
             raise _translated(fault) from fault
 
@@ -272,7 +261,7 @@ class PostgresReader:
         finally:
             await connection.close()
 
-    async def copy(self, after: Sequence[str] | None) -> AsyncIterator[Chunk]:
+    async def copy(self, after: Sequence[str] | None) -> AsyncGenerator[Chunk, None]:
         """Read all rows in the order of the primary key, in chunks of about a quarter of a second."""
         columns = await self.columns()
         wanted = [column for column in columns if self._needed is None or column.name in self._needed]
@@ -280,7 +269,7 @@ class PostgresReader:
         keys = [[column.name for column in wanted].index(name) for name, _type in self._key]
         names = sql.SQL(", ").join(sql.Identifier(column.name) for column in wanted)
         order = sql.SQL(", ").join(sql.Identifier(name) for name, _type in self._key)
-        bounds = sql.SQL(", ").join(sql.SQL("CAST(%s AS {})").format(sql.SQL(type_)) for _name, type_ in self._key)  # type: ignore[arg-type]
+        bounds = sql.SQL(", ").join(sql.SQL("CAST(%s AS {})").format(sql.SQL(type_)) for _name, type_ in self._key)
         base = sql.SQL("SELECT {} FROM {}").format(names, self._name)
         end = sql.SQL(" ORDER BY {} LIMIT %s").format(order)
         size, last = CHUNK_FIRST, tuple(after) if after is not None else None
@@ -343,7 +332,7 @@ class PostgresReader:
             )
         return found
 
-    async def read(self, position: str) -> AsyncIterator[Part]:
+    async def read(self, position: str) -> AsyncGenerator[Part, None]:
         """Read changes from `position` on, for ever."""
         await self.head(position)  # a slot that is gone or lost is told by its right name
         types = dict(await self._ask("SELECT oid::int8, typname FROM pg_type"))
@@ -354,7 +343,7 @@ class PostgresReader:
                 sql.SQL("START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {})").format(
                     sql.Identifier(self.slot),
                     sql.SQL(lsn_text(lsn(position))),
-                    sql.Literal(self.publication),  # type: ignore[arg-type]
+                    sql.Literal(self.publication),
                 )
             )
         except psycopg.Error as fault:
@@ -386,7 +375,7 @@ class PostgresReader:
                         yield Part(changes, None, size, committed)
                         changes, size = [], 0
 
-    async def _messages(self, connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[bytes]:
+    async def _messages(self, connection: psycopg.AsyncConnection[Any]) -> AsyncGenerator[bytes, None]:
         """Give what the server sends, message by message."""
         pg, loop = connection.pgconn, asyncio.get_running_loop()
         readable = asyncio.Event()
@@ -444,7 +433,7 @@ class PostgresReader:
     async def head(self, position: str) -> Head:
         """Give where the log ends now. Raises `LogLost` when the slot is gone or lost."""
         rows = await self._ask(
-            "SELECT pg_current_wal_lsn()::text, s.slot_name, s.restart_lsn::text, s.wal_status"
+            "SELECT pg_current_wal_flush_lsn()::text, s.slot_name, s.restart_lsn::text, s.wal_status"
             " FROM (SELECT 1) AS one LEFT JOIN pg_replication_slots s ON s.slot_name = %s",
             self.slot,
         )
