@@ -163,7 +163,7 @@ class Server:
                 for table, column in (("idx", "uid"), ("doc", "idx"), ("task", "idx")):
                     where = " AND status IN ('succeeded','failed','canceled')" if table == "task" else ""
                     for old, new in ((one, "\x00swap"), (other, one), ("\x00swap", other)):
-                        db.execute(f"UPDATE {table} SET {column}=? WHERE {column}=?{where}", (new, old))  # noqa: S608
+                        db.execute(f"UPDATE {table} SET {column}=? WHERE {column}=?{where}", (new, old))
 
     def together(self, idx: str) -> None:
         """All enqueued tasks on documents of the index up to the first of another kind, as one batch."""
@@ -454,7 +454,7 @@ class Server:
                 given += values
         text = f"WHERE {' AND '.join(where)}" if where else ""
         rows = self.store.db.execute(
-            "SELECT uid, idx, type, status, details, error, meta, enqueued, finished, batch FROM task"  # noqa: S608
+            "SELECT uid, idx, type, status, details, error, meta, enqueued, finished, batch FROM task"
             f" {text} ORDER BY uid DESC LIMIT ?",
             (*given, int(query.get("limit", 20))),
         ).fetchall()

@@ -67,7 +67,7 @@ class SourceIn(BaseModel):
     """A database."""
 
     name: Name
-    kind: Literal["postgres", "mariadb", "mysql"] = Field("postgres", description="What it is")
+    kind: Literal["postgres", "mariadb"] = Field("postgres", description="What it is")
     host: HostName = Field("", description="Reach it through this host; empty: directly")
     address: str = Field("127.0.0.1", description="As seen from that host", min_length=1, max_length=255)
     port: int = Field(0, ge=0, le=65535, description="0 takes the usual one: 5432 or 3306")

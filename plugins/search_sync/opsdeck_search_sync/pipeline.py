@@ -221,10 +221,7 @@ class Pipeline(Generic[M]):
             return
         if self._ready():
             return
-        if self._flights:
-            pause = self._pause
-        else:
-            pause = max(0.001, self._limits.age - (time.monotonic() - self._since))
+        pause = self._pause if self._flights else max(0.001, self._limits.age - (time.monotonic() - self._since))
         if self._hurry or not self._flights:
             pause = min(pause, 0.02)
         await asyncio.sleep(pause)

@@ -13,7 +13,7 @@ from opsdeck_search_sync.meilisearch import Meilisearch
 from opsdeck_search_sync.models import Instance, Source
 from opsdeck_search_sync.sources.place import Place
 
-KINDS = ("postgres", "mariadb", "mysql")
+KINDS = ("postgres", "mariadb")
 
 
 class Way(Protocol):
@@ -68,8 +68,8 @@ def reader(kind: str, place: Place, table: str, name: str, needed: frozenset[str
         from opsdeck_search_sync.sources.postgres import PostgresReader
 
         return PostgresReader(place, table, name, needed)
-    if kind in {"mariadb", "mysql"}:
+    if kind == "mariadb":
         from opsdeck_search_sync.sources.mysql import MysqlReader
 
-        return MysqlReader(place, table, name, needed, maria=kind == "mariadb")
+        return MysqlReader(place, table, name, needed, maria=True)
     raise Invalid(f"sources of the kind {kind!r} are not known.", field="kind", hint=f"one of: {', '.join(KINDS)}")

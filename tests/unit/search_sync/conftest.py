@@ -1,7 +1,7 @@
 """A PostgreSQL with logical replication, a Meilisearch (the stand-in, or a real one), and a console between them.
 
-`OPSDECK_TEST_MEILISEARCH_URL` (and `OPSDECK_TEST_MEILISEARCH_KEY`) name a real server for the same tests; those that set
-faults in the stand-in are skipped then.
+`OPSDECK_TEST_MEILISEARCH_URL` (and `OPSDECK_TEST_MEILISEARCH_KEY`) name a real server for the same tests; those that
+set faults in the stand-in are skipped then.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 
 import httpx
 import psycopg
+import pymysql
 import pytest
 from opsdeck_search_sync.meilisearch import Meilisearch
 
@@ -36,6 +37,7 @@ from opsdeck.jobs.jobs import Submission
 from opsdeck.jobs.services import Pace, Services
 from opsdeck.plugins import Plugins
 from opsdeck.secrets.keyring import Keyring
+from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.settings import Settings
 
 STANDIN = Path(__file__).parents[2] / "standins" / "meilisearch.py"
@@ -127,6 +129,8 @@ def logical(absent: Any) -> Iterator[Postgres]:
 class Shop:
     """A fresh database with one table."""
 
+    kind = "postgres"
+
     def __init__(self, server: Postgres, name: str) -> None:
         self.server, self.name = server, name
         self.connection: Any = None
@@ -148,7 +152,7 @@ class Shop:
 
 
 @pytest.fixture
-def shop(logical: Postgres) -> Iterator[Shop]:
+def postgres_shop(logical: Postgres) -> Iterator[Shop]:
     """A fresh database with the table `item`; its slots are dropped after the test."""
     made = Shop(logical, f"shop_{uuid.uuid4().hex[:12]}")
     with logical.connect() as connection:
@@ -243,7 +247,7 @@ async def client(meili: Meili) -> AsyncIterator[Meilisearch]:
 class Bench:
     """A console's rooms with its services running, as a server has them."""
 
-    def __init__(self, deck: Deck, shop: Shop, meili: Meili) -> None:
+    def __init__(self, deck: Deck, shop: Any, meili: Meili) -> None:
         self.deck, self.shop, self.meili = deck, shop, meili
         self.stop = asyncio.Event()
         self.difference: list[Any] = []
@@ -263,9 +267,13 @@ class Bench:
 
     async def define(self, name: str = "items", table: str = "item", mapping: Any = "", **more: Any) -> dict[str, Any]:
         """Save the source, the Meilisearch and a sync."""
+        login = {"user": "postgres"}
+        if self.shop.kind != "postgres":
+            await self.deck.secrets.set("db", Sensitive("s3cret"), kind="password", actor=ADMIN)
+            login = {"user": "sync", "secret": "db"}
         await self.act(
-            "save_source", name="shop", address="127.0.0.1", port=self.shop.server.port, database=self.shop.name,
-            user="postgres",
+            "save_source", name="shop", kind=self.shop.kind, address="127.0.0.1", port=self.shop.server.port,
+            database=self.shop.name, **login,
         )  # fmt: skip
         await self.act("save_instance", name="search", url=self.meili.url)
         text = mapping if isinstance(mapping, str) else json.dumps(mapping)
@@ -296,11 +304,18 @@ class Bench:
         while not await asyncio.to_thread(what):
             if time.monotonic() > deadline:
                 said = [line.text for one in self.services() for line in one.log]
-                pytest.fail(f"did not come to hold within {seconds} s; the services said: {said[-15:]}; {self.difference}")
+                pytest.fail(
+                    f"did not come to hold within {seconds} s; the services said: {said[-15:]}; {self.difference}"
+                )
             await asyncio.sleep(0.05)
 
     def rows(self, table: str = "item") -> dict[str, Any]:
         """Give the source's rows as documents, by an independent way: PostgreSQL's own JSON."""
+        if self.shop.kind != "postgres":
+            got = self.shop.sql(f"SELECT id, title, price, note, n FROM {table}")
+            names = ("id", "title", "price", "note", "n")
+            made = [dict(zip(names, row, strict=True)) for row in got]
+            return {str(row["id"]): row | {"price": float(row["price"])} for row in made}
         found = self.shop.sql(f"SELECT to_jsonb(t) FROM {table} t")
         return {str(row[0]["id"]): row[0] for row in found}
 
@@ -327,9 +342,125 @@ async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
         yield opened
 
 
+@pytest.fixture(params=["postgres", "mariadb"])
+def shop(request: pytest.FixtureRequest) -> Any:
+    """A fresh database with the table `item`, of each kind."""
+    return request.getfixturevalue("postgres_shop" if request.param == "postgres" else "maria_shop")
+
+
 @pytest.fixture
-async def bench(deck: Deck, shop: Shop, meili: Meili) -> AsyncIterator[Bench]:
+async def bench(deck: Deck, shop: Any, meili: Meili) -> AsyncIterator[Bench]:
     """All of it together."""
     made = Bench(deck, shop, meili)
     yield made
     await made.halt()
+
+
+class Maria:
+    """A MariaDB on a port of its own, which a test may kill and start again."""
+
+    def __init__(self, folder: Path, program: str, options: dict[str, str]) -> None:
+        self.folder, self.program, self.options = folder, program, options
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        words = [f"--{name}={value}" for name, value in self.options.items()]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    self.program, "--no-defaults", f"--datadir={self.folder / 'data'}", f"--port={self.port}",
+                    "--bind-address=127.0.0.1", f"--socket={self.folder / 'sock'}", "--user=root",
+                    f"--pid-file={self.folder / 'pid'}", "--innodb-flush-log-at-trx-commit=2", *words,
+                ],
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(pymysql.Error):
+                self.connect().close()
+                return
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"MariaDB did not start: {(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def connect(self, database: str | None = None) -> Any:
+        return pymysql.connect(
+            host="127.0.0.1", port=self.port, user="sync", password="s3cret", database=database, autocommit=True,
+            connect_timeout=5, init_command="SET time_zone = '+00:00'",
+        )  # fmt: skip
+
+    def kill(self, how: int = signal.SIGKILL) -> None:
+        assert self.process is not None
+        self.process.send_signal(how)
+        self.process.wait(60)
+
+
+BINLOG = {
+    "log-bin": "bin", "server-id": "7", "binlog-format": "ROW", "binlog-row-metadata": "FULL",
+    "character-set-server": "utf8mb4",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def maria(absent: Any) -> Iterator[Maria]:
+    """A MariaDB with its binary log on."""
+    program = shutil.which("mariadbd", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    install = shutil.which("mariadb-install-db")
+    if not program or not install:
+        absent("there is no MariaDB here (package mariadb-server-core)")
+    folder = Path(tempfile.mkdtemp(prefix="opsdeck-maria-"))
+    done = subprocess.run(
+        [install, "--no-defaults", f"--datadir={folder / 'data'}", "--auth-root-authentication-method=normal",
+         "--user=root", "--skip-test-db"], capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    server = Maria(folder, str(program), BINLOG | {"init-file": str(folder / "init.sql")})
+    (folder / "init.sql").write_text(
+        "CREATE USER IF NOT EXISTS sync@'%' IDENTIFIED BY 's3cret';\nGRANT ALL ON *.* TO sync@'%';\n"
+    )
+    server.start()
+    yield server
+    server.kill(signal.SIGTERM)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class MariaShop:
+    """A fresh database with one table."""
+
+    kind = "mariadb"
+
+    def __init__(self, server: Maria, name: str) -> None:
+        self.server, self.name = server, name
+        self.connection: Any = None
+
+    def sql(self, text: str, *given: Any) -> list[Any]:
+        """Run a statement; connect anew where the server was killed meanwhile."""
+        for attempt in (1, 2):
+            try:
+                if self.connection is None or not self.connection.open:
+                    self.connection = self.server.connect(self.name)
+                with self.connection.cursor() as cursor:
+                    cursor.execute(text, given or None)
+                    return list(cursor.fetchall())
+            except pymysql.OperationalError:
+                if self.connection is not None and self.connection.open:
+                    self.connection.close()
+                if attempt == 2:
+                    raise
+        raise AssertionError
+
+
+@pytest.fixture
+def maria_shop(maria: Maria) -> Iterator[MariaShop]:
+    """A fresh database with the table `item`."""
+    made = MariaShop(maria, f"shop_{uuid.uuid4().hex[:12]}")
+    with maria.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {made.name}")
+    made.sql(
+        "CREATE TABLE item (id bigint PRIMARY KEY, title varchar(200), price decimal(10,2), note text, n int DEFAULT 0)"
+    )
+    yield made
+    with contextlib.suppress(pymysql.Error):
+        made.sql(f"DROP DATABASE {made.name}")
+        made.connection.close()

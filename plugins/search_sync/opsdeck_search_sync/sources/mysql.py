@@ -1,8 +1,8 @@
 """MySQL 8.0 and later, MariaDB 10.6 and later: the binary log by GTID, read in a thread.
 
 Facts behind this: a row can be in the log before any query sees it, so the position is taken where it cannot be beyond
-what is visible: `gtid_executed` on MySQL, the position of a consistent snapshot on MariaDB. A position moves only at the
-end of a transaction; the log's tables are described once per statement. Source: the servers' manuals on replication.
+what is visible: `gtid_executed` on MySQL, the position of a consistent snapshot on MariaDB. A position moves only at
+the end of a transaction; the log's tables are described once per statement. Source: the servers' manuals on replication.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pymysqlreplication import BinLogStreamReader
 from pymysqlreplication import event as binlog
 from pymysqlreplication import row_event as rows_of
 
-from opsdeck.api import Conflict, NotFound, OpsDeckError, Refused, Unavailable
+from opsdeck.api import Conflict, Invalid, NotFound, OpsDeckError, Refused, Unavailable
 from opsdeck_search_sync.changes import Change, Chunk, Column, Emptied, Finding, Head, LogLost, Part, Put, Removed, Row
 from opsdeck_search_sync.sources import mysqlvalues
 from opsdeck_search_sync.sources.place import Place
@@ -41,8 +41,6 @@ KNOWN = (
     binlog.MariadbGtidEvent, binlog.MariadbGtidListEvent, rows_of.TableMapEvent,
 )  # fmt: skip
 ROWS = (rows_of.WriteRowsEvent, rows_of.UpdateRowsEvent, rows_of.DeleteRowsEvent)
-_QUIET_UNKNOWN = frozenset({34})
-"""Event types that carry no rows and that the library has no name for: 34 is MySQL's GTID of a transaction without one."""
 
 
 class MysqlReader:
@@ -78,7 +76,8 @@ class MysqlReader:
                 **self._settings(), database=self._place.database, autocommit=True, read_timeout=600, write_timeout=60
             )
             with self._plain.cursor() as cursor:
-                cursor.execute("SET time_zone = '+00:00', SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+                cursor.execute("SET time_zone = '+00:00'")
+                cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         return self._plain
 
     async def _ask(self, query: str, *given: Any) -> list[tuple[Any, ...]]:
@@ -87,7 +86,8 @@ class MysqlReader:
                 cursor.execute(query, given or None)
                 return list(cursor.fetchall())
 
-        return await self._in_thread(work)
+        found: list[tuple[Any, ...]] = await self._in_thread(work)
+        return found
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         async with self._lock:
@@ -158,7 +158,9 @@ class MysqlReader:
             if used and self._needed is not None and column.type in mysqlvalues.REFUSED:
                 found.append(Finding(f"{column.name} is of the type {column.type}; leave it out of the mapping.", True))
         if not any(column.key for column in columns):
-            found.append(Finding(f"{self._name} has no primary key.", True, f"ALTER TABLE {self._name} ADD PRIMARY KEY (…);"))
+            found.append(
+                Finding(f"{self._name} has no primary key.", True, f"ALTER TABLE {self._name} ADD PRIMARY KEY (…);")
+            )
         cascades = await self._ask(
             "SELECT constraint_name, delete_rule, update_rule FROM information_schema.referential_constraints"
             " WHERE constraint_schema = %s AND table_name = %s"
@@ -376,7 +378,9 @@ class _Tail:
         except OpsDeckError as fault:
             self._put(fault)
         except Exception as fault:  # the decoder's own: told by its class, and nothing after it is taken over
-            self._put(Refused(f"the log cannot be read: {type(fault).__name__}: {fault}", hint="report it; the index stays"))
+            self._put(
+                Refused(f"the log cannot be read: {type(fault).__name__}: {fault}", hint="report it; the index stays")
+            )
 
     def _put(self, item: Part | BaseException) -> None:
         while not self._stopped.is_set():
@@ -412,7 +416,7 @@ class _Tail:
                 if word in {"COMMIT", "ROLLBACK"} or not self._maria or standalone:
                     yield self._done(gtid, changes, size, committed)
                     changes, size = [], 0
-            elif not isinstance(event, KNOWN) and getattr(event, "event_type", None) not in _QUIET_UNKNOWN:
+            elif not isinstance(event, KNOWN):
                 kind = getattr(event, "event_type", None) or type(event).__name__
                 raise Refused(
                     f"the log holds an event of the kind {kind}, which is not known here (a compressed transaction, a partial"
@@ -443,7 +447,9 @@ class _Tail:
                 raise Refused(
                     f"the log does not name the column {name!r}: "
                     + ("binlog_row_metadata is not FULL there." if unnamed else "the table was changed."),
-                    hint="SET GLOBAL binlog_row_metadata = 'FULL'; then rebuild" if unnamed else "change the mapping and rebuild",
+                    hint="SET GLOBAL binlog_row_metadata = 'FULL'; then rebuild"
+                    if unnamed
+                    else "change the mapping and rebuild",
                 )
             if why_none.get(name) == "cols bitmap":
                 raise Refused(
@@ -458,7 +464,11 @@ class _Tail:
         """What a statement in the log does to our table: empties it, or takes it away."""
         there = schema.decode() if isinstance(schema, bytes) else str(schema)
         text = re.sub(r"/\*.*?\*/", " ", query, flags=re.S).strip().rstrip(";")
-        found = re.match(r"(TRUNCATE(?:\s+TABLE)?|DROP\s+TABLE(?:\s+IF\s+EXISTS)?|RENAME\s+TABLE|ALTER\s+TABLE)\s+(.*)", text, re.I | re.S)
+        found = re.match(
+            r"(TRUNCATE(?:\s+TABLE)?|DROP\s+TABLE(?:\s+IF\s+EXISTS)?|RENAME\s+TABLE|ALTER\s+TABLE)\s+(.*)",
+            text,
+            re.I | re.S,
+        )
         if not found or not _names(found[2], there, self._table):
             return
         verb = found[1].split()[0].upper()
@@ -488,12 +498,14 @@ def _names(text: str, schema: str, table: tuple[str, str]) -> bool:
 
 def _beyond(key: Sequence[str], last: Sequence[str]) -> tuple[str, tuple[Any, ...]]:
     """Write `(a, b) > (x, y)` so that the servers use the index for it: `a >= x AND (a > x OR (a = x AND b > y))`."""
-    text, given = "", ()
+    text = ""
+    given: tuple[Any, ...] = ()
     for name, value in reversed(list(zip(key, last, strict=True))):
         column = _quoted(name)
-        text, given = (
-            (f"{column} > %s", (value,)) if not text else (f"({column} > %s OR ({column} = %s AND {text}))", (value, value, *given))  # type: ignore[assignment]
-        )
+        if text:
+            text, given = f"({column} > %s OR ({column} = %s AND {text}))", (value, value, *given)
+        else:
+            text, given = f"{column} > %s", (value,)
     return f" WHERE {_quoted(key[0])} >= %s AND {text}", (last[0], *given)
 
 
@@ -574,5 +586,9 @@ def _translated(fault: pymysql.Error, place: Place | None) -> OpsDeckError:
         )
     if code in {1146, 1049}:
         return NotFound(f"the server says: {text}", field="table")
+    if isinstance(fault, pymysql.ProgrammingError):
+        return Invalid(f"the server does not take a statement of ours ({code}): {text}", hint="report it")
     where = f" at {place.address}:{place.port}" if place else ""
-    return Unavailable(f"the database{where} cannot be reached: {text}", hint="check that it runs, address and password")
+    return Unavailable(
+        f"the database{where} cannot be reached: {text}", hint="check that it runs, address and password"
+    )

@@ -34,8 +34,8 @@ from opsdeck_search_sync.changes import (
     Row,
 )
 from opsdeck_search_sync.sources import pgoutput, pgvalues
-from opsdeck_search_sync.sources.place import Place
 from opsdeck_search_sync.sources.pgoutput import lsn, lsn_text
+from opsdeck_search_sync.sources.place import Place
 
 PART_CHANGES, PART_BYTES = 1000, 1 << 20
 FEEDBACK, SILENCE = 1.0, 60.0

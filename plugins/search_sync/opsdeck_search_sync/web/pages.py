@@ -125,7 +125,9 @@ async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[
         removed=removed,
         stale=stale,
         mapping=yaml.safe_dump(whole.sync.mapping, allow_unicode=True, sort_keys=False),
-        settings=yaml.safe_dump(whole.sync.settings, allow_unicode=True, sort_keys=False) if whole.sync.settings else "",
+        settings=yaml.safe_dump(whole.sync.settings, allow_unicode=True, sort_keys=False)
+        if whole.sync.settings
+        else "",
     )
 
 
