@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from opsdeck_web import serve
 
 from opsdeck.actor import SYSTEM, Role
 from opsdeck.db import Database
@@ -23,6 +22,7 @@ from opsdeck.plugins import Plugins
 from opsdeck.secrets.keyring import Keyring
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.settings import Settings
+from opsdeck_web import serve
 
 T = TypeVar("T")
 PASSWORD = "correct horse battery"

@@ -236,7 +236,8 @@ class Server:
                 raise Fault(200, "max_fields_limit_exceeded", "A document cannot contain more than 65,535 fields.")
             made.append((str(id_), body))
         geo = "_geo" in found[1]["filterableAttributes"] or "_geo" in found[1]["sortableAttributes"]
-        for id_, body in made:
+        for id_, given in made:
+            body = given
             if geo and body.get("_geo") is not None:
                 self.check_geo(id_, body["_geo"])
             old = db.execute("SELECT body FROM doc WHERE idx=? AND id=?", (idx, id_)).fetchone()

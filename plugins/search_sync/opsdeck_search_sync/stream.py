@@ -59,7 +59,7 @@ class Stream:
         return Mapper(rules, await self._control.columns()).needed
 
     async def work(self) -> None:
-        """Do what the rows say until cancelled, or until the sync is to go. Raises what the supervisor should start us again for."""
+        """Do what the rows say until cancelled, or until the sync is to go. Raises what starting again may mend."""
         try:
             await self._same_server()
             while True:
@@ -280,8 +280,8 @@ class Stream:
         await work.lane.reader.close()
         await self._problem(
             LogLost(
-                f"the source kept {kept / 1e6:.0f} MB of its log for this sync, more than {self._whole.sync.limit_mb} MB;"
-                " the slot was dropped.",
+                f"the source kept {kept / 1e6:.0f} MB of its log for this sync, more than"
+                f" {self._whole.sync.limit_mb} MB; the slot was dropped.",
                 hint="see why Meilisearch did not keep up, then rebuild",
             )
         )

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from litestar import get
 from litestar.testing import AsyncTestClient
-from opsdeck_web.app import make_app
-from opsdeck_web.security import SAFE_METHODS, local_path
 
 from opsdeck.actor import SYSTEM, Role
 from opsdeck.inventory.forms import HostIn
 from opsdeck.manifest import API, Manifest
+from opsdeck_web.app import make_app
+from opsdeck_web.security import SAFE_METHODS, local_path
 
 CHANGES = (
     "/logout",

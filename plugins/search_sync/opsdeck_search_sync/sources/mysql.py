@@ -2,7 +2,7 @@
 
 Facts behind this: a row can be in the log before any query sees it, so the position is taken where it cannot be beyond
 what is visible: `gtid_executed` on MySQL, the position of a consistent snapshot on MariaDB. A position moves only at
-the end of a transaction; the log's tables are described once per statement. Source: the servers' manuals on replication.
+the end of a transaction; the log's tables are described once per statement. Source: the servers' manuals.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pymysqlreplication import row_event as rows_of
 
 from opsdeck.api import Conflict, Invalid, NotFound, OpsDeckError, Refused, Unavailable
 from opsdeck_search_sync.changes import Change, Chunk, Column, Emptied, Finding, Head, LogLost, Part, Put, Removed, Row
-from opsdeck_search_sync.sources import mysqlvalues
+from opsdeck_search_sync.sources import gtids, mysqlvalues
 from opsdeck_search_sync.sources.place import Place
 
 PART_CHANGES, WAITING = 500, 8
@@ -112,7 +112,8 @@ class MysqlReader:
     async def columns(self) -> tuple[Column, ...]:
         """Give the columns with the parts of the primary key first, in the key's order. Raises `NotFound`."""
         found = await self._ask(
-            "SELECT c.column_name, c.data_type, c.column_type, COALESCE(c.numeric_precision, c.character_maximum_length),"
+            "SELECT c.column_name, c.data_type, c.column_type,"
+            " COALESCE(c.numeric_precision, c.character_maximum_length),"
             " k.ordinal_position, c.generation_expression FROM information_schema.columns c"
             " LEFT JOIN information_schema.key_column_usage k ON k.table_schema = c.table_schema"
             " AND k.table_name = c.table_name AND k.column_name = c.column_name AND k.constraint_name = 'PRIMARY'"
@@ -170,7 +171,7 @@ class MysqlReader:
         )
         for name, _delete, _update in cascades:
             found.append(
-                Finding(f"the foreign key {name} changes rows of this table by itself; MariaDB and MySQL 8 do not log that."
+                Finding(f"the foreign key {name} changes rows of this table by itself, which MariaDB does not log."
                         " Check the sync now and then, or have the application remove the rows.", False)
             )  # fmt: skip
         return tuple(found)
@@ -282,7 +283,7 @@ class MysqlReader:
         """Give where the log ends now. Raises `LogLost` when it no longer reaches back to `position`."""
         if self._maria:
             now = str((await self._ask("SELECT @@GLOBAL.gtid_binlog_pos"))[0][0])
-            if not _maria_covers(now, position):
+            if not gtids.maria_covers(now, position):
                 raise LogLost(
                     f"the server is behind us ({now} against {position}): it was restored.", hint="rebuild the sync"
                 )
@@ -299,7 +300,7 @@ class MysqlReader:
 
     def reached(self, position: str, goal: str) -> bool:
         """Compare two positions."""
-        return _maria_covers(position, goal) if self._maria else _mysql_covers(position, goal)
+        return gtids.maria_covers(position, goal) if self._maria else gtids.mysql_covers(position, goal)
 
     async def end(self) -> None:
         """Nothing of ours lies at the source."""
@@ -419,14 +420,14 @@ class _Tail:
             elif not isinstance(event, KNOWN):
                 kind = getattr(event, "event_type", None) or type(event).__name__
                 raise Refused(
-                    f"the log holds an event of the kind {kind}, which is not known here (a compressed transaction, a partial"
-                    " JSON update, or something newer); nothing after it was taken over.",
-                    hint="switch off binlog_transaction_compression, log_bin_compress and binlog_row_value_options; rebuild",
+                    f"the log holds an event of the kind {kind}, which is not known here (a compressed transaction,"
+                    " or something newer); nothing after it was taken over.",
+                    hint="run at the source: SET GLOBAL log_bin_compress = OFF; then rebuild",
                 )
 
     def _done(self, gtid: str, changes: list[Change], size: int, committed: datetime | None) -> Part:
         if gtid:
-            self._position = _advanced(self._position, gtid, maria=self._maria)
+            self._position = gtids.advanced(self._position, gtid, maria=self._maria)
         return Part(changes, self._position, size, committed)
 
     def _rows(self, event: Any) -> Iterator[Change]:
@@ -511,64 +512,6 @@ def _beyond(key: Sequence[str], last: Sequence[str]) -> tuple[str, tuple[Any, ..
 
 def _quoted(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
-
-
-def _maria(position: str) -> dict[str, tuple[str, int]]:
-    found = {}
-    for part in position.split(","):
-        if part.strip():
-            domain, server, sequence = part.strip().split("-")
-            found[domain] = (server, int(sequence))
-    return found
-
-
-def _maria_covers(position: str, goal: str) -> bool:
-    ours = _maria(position)
-    return all(domain in ours and ours[domain][1] >= number for domain, (_server, number) in _maria(goal).items())
-
-
-def _mysql(position: str) -> dict[str, list[tuple[int, int]]]:
-    found: dict[str, list[tuple[int, int]]] = {}
-    for part in position.replace("\n", "").split(","):
-        if part.strip():
-            source, *ranges = part.strip().split(":")
-            for one in ranges:
-                first, _, last = one.partition("-")
-                found.setdefault(source, []).append((int(first), int(last or first)))
-    return {source: _joined(ranges) for source, ranges in found.items()}
-
-
-def _joined(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    made: list[tuple[int, int]] = []
-    for first, last in sorted(ranges):
-        if made and first <= made[-1][1] + 1:
-            made[-1] = (made[-1][0], max(made[-1][1], last))
-        else:
-            made.append((first, last))
-    return made
-
-
-def _mysql_covers(position: str, goal: str) -> bool:
-    ours = _mysql(position)
-    return all(
-        any(first <= low and high <= last for first, last in ours.get(source, []))
-        for source, ranges in _mysql(goal).items()
-        for low, high in ranges
-    )
-
-
-def _advanced(position: str, gtid: str, *, maria: bool) -> str:
-    """Add a transaction to a position."""
-    if maria:
-        ours = _maria(position) | _maria(gtid)
-        return ",".join(f"{domain}-{server}-{number}" for domain, (server, number) in sorted(ours.items()))
-    known = _mysql(position)
-    for source, ranges in _mysql(gtid).items():
-        known[source] = _joined([*known.get(source, []), *ranges])
-    return ",".join(
-        source + "".join(f":{first}-{last}" if last > first else f":{first}" for first, last in ranges)
-        for source, ranges in sorted(known.items())
-    )
 
 
 def _translated(fault: pymysql.Error, place: Place | None) -> OpsDeckError:

@@ -119,7 +119,8 @@ class PostgresReader:
     async def columns(self) -> tuple[Column, ...]:
         """Give the columns with the parts of the primary key in the key's order. Raises `NotFound`."""
         found = await self._ask(
-            """SELECT a.attname, t.typname, array_position(i.indkey::int2[], a.attnum), format_type(a.atttypid, a.atttypmod)
+            """SELECT a.attname, t.typname, array_position(i.indkey::int2[], a.attnum),
+            format_type(a.atttypid, a.atttypmod)
             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
             JOIN pg_type t ON t.oid = a.atttypid
@@ -160,8 +161,8 @@ class PostgresReader:
             )  # fmt: skip
         if keep == "-1":
             found.append(
-                Finding("max_slot_wal_keep_size is unlimited; a sync that stands still could fill the disk (the sync's own"
-                        " limit guards it while OpsDeck runs).", False,
+                Finding("max_slot_wal_keep_size is unlimited; a sync that stands still could fill the disk (the"
+                        " sync's own limit guards it while OpsDeck runs).", False,
                         "ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'; SELECT pg_reload_conf();")
             )  # fmt: skip
         ((may,),) = await self._ask("SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user")
@@ -440,8 +441,8 @@ class PostgresReader:
         now, slot, restart, status = rows[0]
         if slot is None or status == "lost":
             raise LogLost(
-                f"the replication slot {self.slot} is {'gone' if slot is None else 'lost'}; changes since {position} cannot"
-                " be read any more.",
+                f"the replication slot {self.slot} is {'gone' if slot is None else 'lost'}; changes since {position}"
+                " cannot be read any more.",
                 hint="rebuild the sync; the index stays as it is until then",
             )
         published = await self._ask(
