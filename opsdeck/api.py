@@ -4,15 +4,17 @@ Everything here keeps its meaning within one `API` number. A plugin imports from
 """
 
 from opsdeck.actor import Actor, Door, Role
+from opsdeck.cli import frame
 from opsdeck.clock import stamp, utcnow
 from opsdeck.db import Database
 from opsdeck.db.naming import Table
 from opsdeck.deck import Deck
-from opsdeck.errors import Conflict, Invalid, NotFound, OpsDeckError, Refused, Unavailable
+from opsdeck.errors import Conflict, Invalid, NotFound, OpsDeckError, Refused, Unavailable, as_value_error
 from opsdeck.events import Event, HostChanged, IncidentClosed, IncidentOpened, JobChanged, SlotMissed
 from opsdeck.hookspecs import hookimpl
 from opsdeck.inventory.models import Host
 from opsdeck.jobs.context import HostAccess, JobRun, PlanRun, ServiceRun, StepRun
+from opsdeck.jobs.jobs import Submission
 from opsdeck.manifest import (
     API,
     Action,
@@ -108,6 +110,7 @@ __all__ = [
     "ServiceRun",
     "SlotMissed",
     "StepRun",
+    "Submission",
     "Table",
     "Targets",
     "Unavailable",
@@ -116,10 +119,12 @@ __all__ = [
     "User",
     "Verb",
     "artefacts",
+    "as_value_error",
     "boots",
     "directories",
     "files",
     "firewall",
+    "frame",
     "hookimpl",
     "packages",
     "stamp",

@@ -62,7 +62,7 @@ class Deck:
 
         if plugins is None:
             plugins = Plugins(trace=settings.trace)
-            plugins.load(settings.disabled_plugins)
+            plugins.find(settings.disabled_plugins)
         name = settings.node or socket.gethostname()
         deck = cls(settings, plugins, node=name if kind == "server" else f"{name}/{kind}-{os.getpid()}")
         fanout = Fanout(plugins, deck.events)
@@ -99,10 +99,12 @@ class Deck:
         """The secret store."""
         from opsdeck.secrets.store import SecretStore
 
-        store = SecretStore(self.db, self.keyring, self.audit)
-        for manifest in self.plugins.ordered():
-            store.add_kinds(manifest.secret_kinds)
-        return store
+        return SecretStore(
+            self.db,
+            self.keyring,
+            self.audit,
+            lambda: [kind for manifest in self.plugins.ordered() for kind in manifest.secret_kinds],
+        )
 
     @cached_property
     def accounts(self) -> Accounts:
@@ -200,6 +202,8 @@ class Deck:
         opened = self.__dict__
         if "jobs" in opened:
             await self.jobs.close()
+        if "leases" in opened:
+            await self.leases.close()
         if "ssh" in opened:
             await self.ssh.close()
         if "db" in opened:

@@ -7,6 +7,9 @@ The exit codes are those of the CLI: 0 all succeeded, 1 some step failed, 2 usag
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 
 class OpsDeckError(Exception):
     """A fault that a person can act on.
@@ -75,3 +78,16 @@ class Unavailable(OpsDeckError):
     """A thing the work leans on is gone or full: the database, the disk, the master key file."""
 
     status = 503
+
+
+@contextlib.contextmanager
+def as_value_error() -> Iterator[None]:
+    """Let Pydantic name the field: a fault of the house inside the block, or the decorated function, is a ValueError.
+
+    For validators of forms and parameters that ask a check which raises `Invalid`. Of the fault its sentence and its
+    hint are kept.
+    """
+    try:
+        yield
+    except OpsDeckError as fault:
+        raise ValueError(f"{fault.message} {fault.hint or ''}".strip()) from fault

@@ -154,11 +154,18 @@ class Manifest:
     services: tuple[Service, ...] = ()
     models: tuple[type[Any], ...] = ()
     routes: tuple[Any, ...] = ()
+    open_routes: tuple[Any, ...] = ()
+    """Handlers that answer without a login: they prove by a token of their own who asks."""
     navigation: tuple[NavItem, ...] = ()
     secret_kinds: tuple[SecretKind, ...] = ()
     events: tuple[type[Any], ...] = ()
     after: tuple[str, ...] = field(default=())
     """Names of plugins whose tables must exist first."""
+
+    @property
+    def offered(self) -> tuple[Action, ...]:
+        """Give the actions that lists offer: all but the hidden ones."""
+        return tuple(action for action in self.actions if not action.hidden)
 
     def __post_init__(self) -> None:
         if not _NAME.match(self.name):

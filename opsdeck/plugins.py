@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import importlib.util
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import partial
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 import pluggy
@@ -49,27 +53,59 @@ class Plugins:
         self._manager = pluggy.PluginManager("opsdeck")
         self._manager.add_hookspecs(hookspecs.Hooks)
         self._trace = trace
-        self.manifests: dict[str, Manifest] = {}
-        self.faults: list[Fault] = []
+        self._manifests: dict[str, Manifest] = {}
+        self._faults: list[Fault] = []
+        self._announced: dict[str, EntryPoint] = {}
+        """Those that were found and not needed yet, by name, in order."""
+        self._importing = threading.RLock()
+
+    @property
+    def manifests(self) -> dict[str, Manifest]:
+        """The manifests of all plugins by name; imports those that were only found so far."""
+        if self._announced:
+            for name in tuple(self._announced):
+                self._import(name)
+        return self._manifests
+
+    @property
+    def faults(self) -> list[Fault]:
+        """What was wrong with any plugin; imports those that were only found so far."""
+        if self._announced:
+            _ = self.manifests
+        return self._faults
 
     def load(self, disabled: Iterable[str] = (), group: str = GROUP) -> None:
         """Load every plugin that an installed distribution announces, in the order of their names, core first."""
+        self.find(disabled, group)
+        _ = self.manifests
+
+    def find(self, disabled: Iterable[str] = (), group: str = GROUP) -> None:
+        """Find every plugin that an installed distribution announces; each is imported when something needs it."""
         skip = frozenset(disabled)
-        seen: dict[str, str] = {}
-        for point in sorted(entry_points(group=group), key=lambda point: (point.name != "core", point.name)):
-            if point.name in skip or seen.get(point.name) == point.value:
-                continue
-            if point.name in seen:
-                text = f"two are installed under this name: {seen[point.name]}, which counts, and {point.value}"
+        for point in sorted(entry_points(group=group), key=lambda point: _rank(point.name)):
+            seen = self._announced.setdefault(point.name, point) if point.name not in skip else point
+            if seen.value != point.value:
+                text = f"two are installed under this name: {seen.value}, which counts, and {point.value}"
                 self.report(point.name, "import", text)
-                continue
-            seen[point.name] = point.value
+
+    def manifest(self, name: str) -> Manifest | None:
+        """Give one plugin's manifest, importing that plugin alone; None when it is not there or could not be loaded."""
+        self._import(name)
+        return self._manifests.get(name)
+
+    def _import(self, name: str) -> None:
+        with self._importing:
+            point = self._announced.pop(name, None)
+            if point is None:
+                return
             try:
                 module = _bounded(point.load, LOAD_SECONDS)
             except _Failed as fault:
-                self.report(point.name, "import", str(fault))
-                continue
-            self.add(point.name, module)
+                self.report(name, "import", str(fault))
+                return
+            self.add(name, module)
+            for each in sorted(self._manifests, key=_rank):
+                self._manifests[each] = self._manifests.pop(each)
 
     def add(self, name: str, module: object) -> None:
         """Register one plugin; on any fault it is left out and reported."""
@@ -90,7 +126,7 @@ class Plugins:
             if self._manager.has_plugin(name):
                 self._manager.unregister(name=name)
             return
-        self.manifests[name] = manifest
+        self._manifests[name] = manifest
 
     def _register(self, name: str, module: object) -> None:
         self._manager.register(module, name=name)
@@ -120,16 +156,16 @@ class Plugins:
 
     def action(self, plugin: str, name: str) -> Action:
         """Find an action. Raises `NotFound`, naming what there is."""
-        manifest = self.manifests.get(plugin)
+        manifest = self.manifest(plugin)
         if manifest is None:
-            fault = next((fault for fault in self.faults if fault.plugin == plugin), None)
+            fault = next((fault for fault in self._faults if fault.plugin == plugin), None)
             if fault:
                 raise NotFound(f"plugin {plugin!r} is not loaded: {fault.text}.", field="plugin")
             raise NotFound(f"no plugin is called {plugin!r}.", field="plugin", hint="`opsdeck plugin list` names them")
         for action in manifest.actions:
             if action.name == name:
                 return action
-        names = ", ".join(action.name for action in manifest.actions if not action.hidden) or "none"
+        names = ", ".join(action.name for action in manifest.offered) or "none"
         raise NotFound(f"plugin {plugin!r} has no action {name!r}.", field="action", hint=f"it has: {names}")
 
     def call(self, hook: str, **given: Any) -> dict[str, Any]:
@@ -172,12 +208,20 @@ class Plugins:
     def report(self, plugin: str, where: str, text: str) -> None:
         """Keep what a plugin did wrong, once, for `opsdeck doctor` and the health page."""
         fault = Fault(plugin, where, text)
-        if fault not in self.faults and sum(known.plugin == plugin for known in self.faults) < FAULTS:
-            self.faults.append(fault)
+        if fault not in self._faults and sum(known.plugin == plugin for known in self._faults) < FAULTS:
+            self._faults.append(fault)
 
     def _implementing(self, hook: str) -> list[str]:
+        for waiting, point in tuple(self._announced.items()):
+            try:
+                may = _bounded(partial(_may_implement, point, hook), LOAD_SECONDS)
+            except _Failed:
+                may = True  # whatever is wrong with it, its import tells and reports it
+            if may:
+                self._import(waiting)
         caller = getattr(self._manager.hook, hook)
-        return [name for name in self.manifests if any(impl.plugin_name == name for impl in caller.get_hookimpls())]
+        having = {impl.plugin_name for impl in caller.get_hookimpls()}
+        return [name for name in sorted(self._manifests, key=_rank) if name in having]
 
     def _caller(self, name: str, hook: str) -> Callable[..., Any]:
         others = [plugin for other, plugin in self._manager.list_name_plugin() if other != name and plugin is not None]
@@ -197,6 +241,21 @@ class Plugins:
 
 class _Failed(Exception):
     """A plugin's call did not come back with a result."""
+
+
+def _rank(name: str) -> tuple[bool, str]:
+    return name != "core", name
+
+
+def _may_implement(point: EntryPoint, hook: str) -> bool:
+    """Tell from the text of a plugin's module, without running it, whether it may implement a hook.
+
+    A hook stands in its plugin's module by name. Where the text cannot be read, or takes names from elsewhere
+    unnamed, only an import tells.
+    """
+    spec = None if point.attr else importlib.util.find_spec(point.module)
+    text = Path(spec.origin).read_text("utf-8") if spec is not None and spec.origin else ""
+    return not text or hook in text or re.search(r"^\s*from\s.+\simport\s+\(?\s*\*", text, re.MULTILINE) is not None
 
 
 def _checked(hook: str, answer: Any) -> Any:

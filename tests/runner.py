@@ -24,6 +24,9 @@ PACKAGES = {
     "mariadbd": "mariadb-server-core",
     "my_print_defaults": "mariadb-client-core",
     "chromium": "chromium",
+    "sudo": "sudo",
+    "fish": "fish",
+    "tcsh": "tcsh",
 }
 """Each program that the tests use, with the Debian package that has it."""
 
@@ -41,9 +44,11 @@ def main(verb: str, arguments: list[str]) -> int:
     if verb == "bench":
         return bench(arguments)
     if verb == "campaign":
-        pytest(arguments or ["tests/campaign"])
+        pytest(arguments or ["-m", "campaign", *existing("campaign", "fleet", "browser")])
     # `--session-timeout` ends a run that would take too long after the test it is at.
-    pytest([f"--session-timeout={LIMIT}", *(arguments or existing("unit", "fleet", "browser"))])
+    pytest(
+        [f"--session-timeout={LIMIT}", *(arguments or ["-m", "not campaign", *existing("unit", "fleet", "browser")])]
+    )
 
 
 def check() -> int:

@@ -6,16 +6,16 @@ import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlmodel import col, delete, func, select
+from sqlmodel import col, func, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from opsdeck.accounts import permissions, totp
 from opsdeck.accounts.limits import Limits
 from opsdeck.accounts.login import LINK_TTL, Login
-from opsdeck.accounts.models import User, WebSession
+from opsdeck.accounts.models import User
 from opsdeck.accounts.passwords import Passwords
 from opsdeck.accounts.permissions import require
-from opsdeck.accounts.sessions import Sessions
+from opsdeck.accounts.sessions import Sessions, end_logins
 from opsdeck.accounts.tokens import Tokens
 from opsdeck.accounts.totp import Enrolment
 from opsdeck.actor import Actor, Door, Role
@@ -96,11 +96,6 @@ class Accounts:
         async with self._db.read() as session:
             return await _get(session, name, lock=False)
 
-    async def by_id(self, user_id: int) -> User | None:
-        """Give the person of a session, None when they are gone."""
-        async with self._db.read() as session:
-            return await session.get(User, user_id)
-
     async def create(self, name: str, password: Sensitive, role: Role, actor: Actor) -> Person:
         """Add a person. Raises `Invalid`, `Conflict`, `Refused`."""
         require(actor, Role.ADMIN, "add people")
@@ -133,7 +128,7 @@ class Accounts:
                 await _keep_an_admin(session, user)
             before, user.role = user.role, role.value
             session.add(user)
-            await _end_logins(session, user)
+            await end_logins(session, user.id)
             await self._audit.append(
                 session, actor, "user.role_changed", f"user:{name}", before={"role": before}, after={"role": user.role}
             )
@@ -147,7 +142,7 @@ class Accounts:
                 return
             if disabled:
                 await _keep_an_admin(session, user)
-                await _end_logins(session, user)
+                await end_logins(session, user.id)
             user.disabled = disabled
             session.add(user)
             await session.flush()
@@ -166,7 +161,7 @@ class Accounts:
             user = await _get(session, name)
             user.password_hash, user.password_changed = kept, utcnow()
             session.add(user)
-            await _end_logins(session, user, keep=keep)
+            await end_logins(session, user.id, keep=keep)
             await self._audit.append(session, actor, "user.password_changed", f"user:{name}")
 
     async def remove(self, name: str, actor: Actor) -> None:
@@ -180,8 +175,15 @@ class Accounts:
             await self._audit.append(session, actor, "user.removed", f"user:{name}", before={"role": user.role})
 
     async def enrol_totp(self, name: str, actor: Actor) -> Enrolment:
-        """Begin a second factor for oneself; nothing is kept until `confirm_totp`."""
+        """Begin a second factor for oneself after a fresh proof; nothing is kept until `confirm_totp`.
+
+        Whoever finds a login open must not make themselves the means of every later proof.
+        """
         _oneself(actor, name)
+        if not actor.stepped_up:
+            raise permissions.StepUpNeeded(
+                "to set up a second factor, prove again who you are.", field="proof", hint="give your password"
+            )
         return totp.enrol(self._keyring, await self.get(name))
 
     async def confirm_totp(self, name: str, ticket: str, code: str, actor: Actor) -> None:
@@ -232,11 +234,6 @@ async def _keep_an_admin(session: AsyncSession, user: User) -> None:
     )
     if {admin.id for admin in admins.all()} == {user.id}:
         raise Conflict(f"{user.name} is the last admin.", field="name", hint="make another admin first")
-
-
-async def _end_logins(session: AsyncSession, user: User, *, keep: str | None = None) -> None:
-    query = delete(WebSession).where(col(WebSession.user_id) == user.id)
-    await session.exec(query if keep is None else query.where(col(WebSession.key) != keep))
 
 
 def _not_the_name(name: str, password: Sensitive) -> None:

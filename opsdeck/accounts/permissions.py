@@ -32,6 +32,11 @@ def require(actor: Actor, role: Role, what: str) -> None:
     _rank(actor, role, what)
 
 
+def in_scope(actor: Actor, name: str) -> bool:
+    """Tell whether a token may deal with an action, `plugin.action`; a login and an unlimited token always may."""
+    return not actor.scopes or any(fnmatchcase(name, scope) for scope in actor.scopes)
+
+
 def authorise(actor: Actor, action: Action, plugin: str = "") -> None:
     """Let `actor` run `action` of `plugin`. Raises `Refused`, or `StepUpNeeded` when a fresh proof would do.
 
@@ -40,7 +45,7 @@ def authorise(actor: Actor, action: Action, plugin: str = "") -> None:
     """
     name = f"{plugin}.{action.name}" if plugin else action.name
     what = f"run {name}"
-    if actor.scopes and not (plugin and any(fnmatchcase(name, scope) for scope in actor.scopes)):
+    if not in_scope(actor, name if plugin else ""):
         raise Refused(
             f"this token may not {what}: it is limited to {', '.join(actor.scopes)}.",
             field="action",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlmodel import col, delete, select, update
+from sqlmodel.ext.asyncio.session import AsyncSession
 
 from opsdeck.accounts.models import WebSession
 from opsdeck.clock import utcnow
@@ -69,13 +70,7 @@ class Sessions:
     async def delete_for_user(self, user_id: int, *, keep: str | None = None) -> None:
         """End every session and link of a person, but for the one under `keep`."""
         async with self._db.write() as session:
-            query = delete(WebSession).where(col(WebSession.user_id) == user_id)
-            await session.exec(query if keep is None else query.where(col(WebSession.key) != keep))
-
-    async def delete_all(self) -> None:
-        """End every session and link of everybody."""
-        async with self._db.write() as session:
-            await session.exec(delete(WebSession))
+            await end_logins(session, user_id, keep=keep)
 
     async def list(self, user_id: int) -> tuple[SessionInfo, ...]:
         """Give a person's logins, newest first."""
@@ -93,6 +88,12 @@ class Sessions:
         """Remove what is over."""
         async with self._db.write() as session:
             await session.exec(delete(WebSession).where(col(WebSession.expires) <= utcnow()))
+
+
+async def end_logins(session: AsyncSession, user_id: int | None, *, keep: str | None = None) -> None:
+    """Do `Sessions.delete_for_user` within the caller's write session."""
+    query = delete(WebSession).where(col(WebSession.user_id) == user_id)
+    await session.exec(query if keep is None else query.where(col(WebSession.key) != keep))
 
 
 def step_up_until() -> str:

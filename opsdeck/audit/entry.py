@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from typing import Any
 
 from opsdeck.actor import Actor
 from opsdeck.secrets.sensitive import MASK, Sensitive
@@ -55,7 +56,18 @@ class Entry:
 
     def as_dict(self) -> dict[str, object]:
         """Give what people read: the body with its number and hash."""
-        return {"seq": self.seq, **json.loads(self.body), "hash": self.hash}
+        return {"seq": self.seq, **self.told(), "hash": self.hash}
+
+    def told(self) -> dict[str, Any]:
+        """Give what the body says; of one that somebody changed into something else, its columns and the text."""
+        try:
+            told = json.loads(self.body)
+        except ValueError:
+            told = None
+        if isinstance(told, dict):
+            return told
+        shown = {"actor": self.actor, "door": self.door, "verb": self.verb, "target": self.target}
+        return {"at": self.at.isoformat(), **shown, "source": "", "detail": {"unreadable": self.body[:LONGEST]}}
 
 
 def body_of(event: Record, at: datetime) -> str:
@@ -91,7 +103,7 @@ def fault(key: bytes, entry: Entry, expected_seq: int, previous: str) -> str:
         return f"entry {expected_seq} is missing: {entry.seq} follows {expected_seq - 1}"
     if entry.previous != previous:
         return "it does not follow the entry before it"
-    if not hmac.compare_digest(entry.hash, mac(key, entry.seq, entry.previous, entry.body)):
+    if not hmac.compare_digest(_bytes(entry.hash), _bytes(mac(key, entry.seq, entry.previous, entry.body))):
         return "its content was changed"
     told = json.loads(entry.body)
     shown = {
@@ -105,6 +117,10 @@ def fault(key: bytes, entry: Entry, expected_seq: int, previous: str) -> str:
         if (told[name] if name == "at" else column(told[name])) != value:
             return f"its column {name!r} was changed and is not what its body says"
     return ""
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "backslashreplace")
 
 
 def _plain(value: object) -> JSON:

@@ -37,7 +37,8 @@ async def verify(lines: Iterable[str], key: bytes, file: str, heads: Sequence[He
     signature = told.pop("mac", None)
     if told.get("format") != FORMAT:
         raise Invalid(f"{file} is no export of an audit chain.", file=file, hint="`opsdeck audit export` makes one")
-    if not isinstance(signature, str) or not hmac.compare_digest(signature, _mac(key, told)):
+    expected = _mac(key, told).encode()
+    if not isinstance(signature, str) or not hmac.compare_digest(signature.encode("utf-8", "replace"), expected):
         return Verdict(0, Head(0, GENESIS), 1, "the head line was changed, or another installation wrote the file")
     return await check(key, _entries(rows, file), [Head(int(told["entries"]), str(told["head"])), *heads])
 

@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from sqlalchemy import insert, text
+import sqlalchemy
+from sqlalchemy import LargeBinary, cast, insert, text
 from sqlmodel import col, func, select
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -28,6 +29,9 @@ from opsdeck.secrets.keyring import Keyring
 
 PG_LOCK = 7001
 PAGE = 1000
+COLUMNS = ("seq", "at", "actor", "door", "verb", "target", "body", "previous", "hash")
+LAST = 2**63 - 1
+"""The largest number that a database takes."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,7 @@ class AuditLog:
     ) -> tuple[Entry, ...]:
         """Give the newest entries that match, newest first; `before_seq` continues after a page."""
         wanted = filters or Filters()
-        query = select(AuditEntry).order_by(col(AuditEntry.seq).desc()).limit(limit)
+        query = self._rows().order_by(col(AuditEntry.seq).desc()).limit(limit)
         for name in ("actor", "verb", "target"):
             value = getattr(wanted, name)
             field = col(getattr(AuditEntry, name))
@@ -136,9 +140,10 @@ class AuditLog:
         if wanted.until:
             query = query.where(col(AuditEntry.at) < wanted.until)
         if before_seq is not None:
-            query = query.where(col(AuditEntry.seq) < before_seq)
+            query = query.where(col(AuditEntry.seq) < max(0, min(before_seq, LAST)))
         async with self._db.read() as session:
-            return tuple(_entry(row) for row in (await session.exec(query)).all())
+            found = await (await session.connection()).execute(query)
+        return tuple(map(_entry, found.all()))
 
     async def head(self) -> Head:
         """Give the newest entry's number and hash; (0, zeros) for an empty chain."""
@@ -149,11 +154,11 @@ class AuditLog:
         """Give every entry, oldest first, a page at a time."""
         last: int | None = None
         while True:
-            query = select(AuditEntry).order_by(col(AuditEntry.seq)).limit(PAGE)
+            query = self._rows().order_by(col(AuditEntry.seq)).limit(PAGE)
             if last is not None:
                 query = query.where(col(AuditEntry.seq) > last)
             async with self._db.read() as session:
-                page = [_entry(row) for row in (await session.exec(query)).all()]
+                page = list(map(_entry, (await (await session.connection()).execute(query)).all()))
             for entry in page:
                 yield entry
             if len(page) < PAGE:
@@ -189,6 +194,13 @@ class AuditLog:
         append_line(file, line)
         return head
 
+    def _rows(self) -> Any:
+        """Select whole entries. SQLite keeps anything in any column, so there they are read as bytes."""
+        columns: list[Any] = [col(getattr(AuditEntry, name)) for name in COLUMNS]
+        if self._db.sqlite:
+            columns = [columns[0], *(cast(column, LargeBinary) for column in columns[1:])]
+        return sqlalchemy.select(*columns)
+
     @staticmethod
     async def _head(session: AsyncSession) -> Head:
         query = select(AuditEntry.seq, AuditEntry.hash).order_by(col(AuditEntry.seq).desc()).limit(1)
@@ -196,5 +208,18 @@ class AuditLog:
         return Head(*row) if row else Head(0, GENESIS)
 
 
-def _entry(row: AuditEntry) -> Entry:
-    return Entry(row.seq, row.at, row.actor, row.door, row.verb, row.target, row.body, row.previous, row.hash)
+def _entry(row: Any) -> Entry:
+    """Make an entry of a row, whatever somebody wrote into it: what is wrong with it is for `fault` to say."""
+    seq, at, *texts = row
+    return Entry(seq, at if isinstance(at, datetime) else _moment(_text(at)), *map(_text, texts))
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        return datetime.min.replace(tzinfo=UTC)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from opsdeck.builtin.copying import local_file
-from opsdeck.errors import OpsDeckError
+from opsdeck.errors import as_value_error
 from opsdeck.manifest import Action, Receipt, Risk
 from opsdeck.plan import Change, Plan, Verb
 
@@ -20,13 +20,11 @@ if TYPE_CHECKING:
     from opsdeck.remote.artefacts import Artefact
 
 
+@as_value_error()
 def _unit(text: str) -> str:
     from opsdeck.remote.units import unit_name
 
-    try:
-        return unit_name(text) if text else ""
-    except OpsDeckError as fault:
-        raise ValueError(f"{fault.message} {fault.hint or ''}".strip()) from None
+    return unit_name(text) if text else ""
 
 
 class ArtefactParams(BaseModel):
@@ -58,12 +56,10 @@ class ArtefactParams(BaseModel):
     def _whole(self) -> Self:
         from opsdeck.remote import artefacts
 
-        try:
+        with as_value_error():
             artefacts.artefact_name(self.name)
             if self.what == "install":
                 self._artefact(self.source)
-        except OpsDeckError as fault:
-            raise ValueError(f"{fault.message} {fault.hint or ''}".strip()) from None
         return self
 
     def _artefact(self, source: str) -> Artefact:

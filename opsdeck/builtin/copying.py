@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from opsdeck.actor import Door
-from opsdeck.errors import NotFound, OpsDeckError, Refused
+from opsdeck.errors import NotFound, OpsDeckError, Refused, as_value_error
 from opsdeck.manifest import Action, Multiline, Receipt, Risk
 from opsdeck.plan import Plan
 
@@ -26,13 +26,11 @@ FOLDER = "files"
 SUDO_FETCH_LIMIT = 16 << 20
 
 
+@as_value_error()
 def _path(text: str) -> str:
     from opsdeck.remote.paths import check_path
 
-    try:
-        return check_path(text)
-    except OpsDeckError as fault:
-        raise ValueError(f"{fault.message} {fault.hint or ''}".strip()) from None
+    return check_path(text)
 
 
 def _mode(text: str) -> str:
@@ -41,13 +39,11 @@ def _mode(text: str) -> str:
     return text
 
 
+@as_value_error()
 def _owner(text: str) -> str:
     from opsdeck.remote.paths import check_owner
 
-    try:
-        return check_owner(text) if text else ""
-    except OpsDeckError as fault:
-        raise ValueError(f"{fault.message} {fault.hint or ''}".strip()) from None
+    return check_owner(text) if text else ""
 
 
 HostPath = Annotated[str, Field(json_schema_extra={"opsdeck": "path"}), AfterValidator(_path)]

@@ -59,13 +59,9 @@ async def gather(step: StepRun, _params: NoParams) -> Receipt:
 
 def describe(change: FactChange) -> str:
     """Say one change in one line: what went and what came in a list, else before and after."""
-    if isinstance(change.before, list) or isinstance(change.after, list):
-        parts = [*(f"- {item}" for item in change.gone), *(f"+ {item}" for item in change.new)]
-        shown = ", ".join(parts[:5]) + (f" and {len(parts) - 5} more" if len(parts) > 5 else "")
-        return f"{change.title}: {shown}"
-    before = "absent" if change.before is None else change.before
-    after = "absent" if change.after is None else change.after
-    return f"{change.title}: {before} → {after}"
+    parts = change.phrases
+    more = f" and {len(parts) - 5} more" if len(parts) > 5 else ""
+    return f"{change.title}: {', '.join(parts[:5])}{more}"
 
 
 facts = Action(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from opsdeck.errors import OpsDeckError
+from opsdeck.errors import as_value_error
 from opsdeck.manifest import Action, Receipt, Recover, Risk
 from opsdeck.plan import Plan
 
@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from opsdeck.remote.packages import Request
 
 
+@as_value_error()
 def _name(text: str) -> str:
     from opsdeck.remote.packages import package_name
 
-    try:
-        return package_name(text)
-    except OpsDeckError as fault:
-        raise ValueError(f"{fault.message} {fault.hint or ''}".strip()) from None
+    return package_name(text)
 
 
 class PackagesParams(BaseModel):

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from opsdeck.clock import utcnow
 from opsdeck.inventory.models import Host
 from opsdeck.inventory.samples.book import MonthTraffic
+from opsdeck.inventory.terms import RENEWAL_DAYS
 
 if TYPE_CHECKING:
     from opsdeck.deck import Deck
 
-RENEWAL_DAYS = 14
 QUOTA_SHARE = 0.8
 
 

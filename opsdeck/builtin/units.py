@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from opsdeck.errors import NotFound, OpsDeckError
+from opsdeck.errors import NotFound, as_value_error
 from opsdeck.manifest import Action, Receipt, Risk
 from opsdeck.plan import Change, Plan, Verb
 
@@ -15,13 +15,11 @@ if TYPE_CHECKING:
     from opsdeck.jobs.context import HostAccess, PlanRun, StepRun
 
 
+@as_value_error()
 def _unit(text: str) -> str:
     from opsdeck.remote.units import unit_name
 
-    try:
-        return unit_name(text)
-    except OpsDeckError as fault:
-        raise ValueError(f"{fault.message} {fault.hint or ''}".strip()) from None
+    return unit_name(text)
 
 
 class RestartParams(BaseModel):

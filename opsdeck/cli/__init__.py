@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import atexit
 import importlib
+import os
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -32,6 +34,10 @@ COMMANDS = {
     "incident": ("opsdeck.cli.job:incident", "What is wrong now."),
 }
 """Name → (where the command lives, its line of help), so that `--help` imports none of them."""
+
+
+LOST_OUTPUT = 120
+"""Exit code when the last of the output could not be written; Python's own for that."""
 
 
 class LazyGroup(click.Group):
@@ -75,3 +81,26 @@ class LazyGroup(click.Group):
 @click.version_option(__version__, prog_name="opsdeck")
 def main() -> None:
     """One console for a fleet of Debian hosts, over SSH, without agents."""
+
+
+def enter() -> NoReturn:
+    """Run the command that was typed and end the process with its exit code: the console script.
+
+    What was registered for the end is done and all output written; only the interpreter's own clearing away of
+    hundreds of modules is left out, which takes a fifth of a quick command's time.
+    """
+    status: str | int | None = None
+    try:
+        main()
+    except SystemExit as end:
+        status = end.code
+    if isinstance(status, str):
+        click.echo(status, err=True)
+    code = 1 if isinstance(status, str) else status or 0
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except OSError:
+        code = code or LOST_OUTPUT
+    os._exit(code)

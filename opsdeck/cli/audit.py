@@ -53,7 +53,7 @@ def list_(
         return
     rows = []
     for entry in entries:
-        body = json.loads(entry.body)
+        body = entry.told()
         detail = {name: body[name] for name in ("detail", "before", "after") if name in body}
         rows.append(
             (

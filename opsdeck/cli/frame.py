@@ -1,4 +1,4 @@
-"""What every command shares: opening the deck, `--json`, errors, selectors."""
+"""What every command shares: opening the deck, `--json`, questions, tables, errors, the signals that end it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import getpass
 import json
 import os
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-on_option = click.option(
-    "--on", "selector", metavar="SELECTOR", default="", help="Hosts: web1, 'edge-*', tag:role=edge, all, a,b, '!x'."
-)
 
 
 @cache
@@ -40,9 +38,9 @@ def settings() -> Settings:
 
 @cache
 def plugins() -> Plugins:
-    """Give the loaded plugins of this process."""
+    """Give the plugins of this process, each imported when it is needed."""
     found = Plugins(trace=settings().trace)
-    found.load(settings().disabled_plugins)
+    found.find(settings().disabled_plugins)
     return found
 
 
@@ -65,6 +63,26 @@ def with_deck(work: Callable[[Deck], Awaitable[T]], *, kind: str = "cli") -> T:
             return await work(deck)
 
     return asyncio.run(inside())
+
+
+def run_action(
+    plugin: str, name: str, params: Mapping[str, Any], *, selector: str = "", confirm: str | None = None
+) -> int:
+    """Run an action here and show its log, as `opsdeck plugin run` does; give the exit code."""
+    from opsdeck.cli.plugin import run_here
+    from opsdeck.jobs.jobs import Submission
+
+    submission = Submission(plugin, name, params, selector, confirm)
+    given = {"as_json": False, "confirm": confirm, "yes": False}
+    return with_deck(lambda deck: run_here(deck, submission, plugins().action(plugin, name), given))
+
+
+def stopped() -> asyncio.Event:
+    """Give an event that SIGTERM and Ctrl-C set; call it within the running loop."""
+    told = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, told.set)
+    return told
 
 
 def read_value(file: str | None, prompt: str, *, confirm: bool = True) -> Sensitive:

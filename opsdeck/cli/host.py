@@ -86,7 +86,8 @@ def add(
     **fields: Any,
 ) -> None:
     """Add a host, and look at the key that it shows."""
-    from opsdeck.inventory.forms import HostIn, checked
+    from opsdeck.forms import checked
+    from opsdeck.inventory.forms import HostIn
     from opsdeck.ssh.hostkeys import OfferedKey
 
     form = checked(HostIn, {"name": name, "tags": list(tags), **_given(fields)}, host=name)
@@ -114,6 +115,7 @@ def add(
 @frame.json_option
 def list_(selector: tuple[str, ...], as_json: bool) -> None:
     """List hosts, all or those that SELECTOR means."""
+    from opsdeck.inventory.forms import tag_words
 
     async def work(deck: Deck) -> None:
         hosts = await deck.inventory.list(",".join(selector) or "all")
@@ -127,7 +129,7 @@ def list_(selector: tuple[str, ...], as_json: bool) -> None:
                 item.name,
                 f"{item.user}@{item.address}" + (f":{item.port}" if item.port != 22 else ""),
                 item.reach,
-                tags_text(item.tags),
+                ", ".join(tag_words(item.tags)),
                 item.region,
                 f"{sample.load1:.2f}" if (sample := samples.get(item.name)) else "",
                 percent(sample.disk_used, sample.disk_total) if sample else "",
@@ -147,6 +149,7 @@ def list_(selector: tuple[str, ...], as_json: bool) -> None:
 @frame.json_option
 def show(name: str, as_json: bool) -> None:
     """Show all that is known of a host."""
+    from opsdeck.inventory.forms import tag_words
 
     async def work(deck: Deck) -> None:
         item = await deck.inventory.get(name)
@@ -165,7 +168,7 @@ def show(name: str, as_json: bool) -> None:
         hidden |= set() if item.quota_bytes else {"quota_reset_day", "quota_counts"}
         every = {field: getattr(item, field) for field in type(item).model_fields if field not in hidden}
         shown = {field: value for field, value in every.items() if value not in (None, "", {})}
-        shown["tags"] = tags_text(item.tags)
+        shown["tags"] = ", ".join(tag_words(item.tags))
         if item.quota_bytes:
             shown["quota_bytes"] = size(item.quota_bytes)
         if sample:
@@ -192,20 +195,15 @@ def edit(
     name: str, new_name: str | None, tags: tuple[str, ...], untag: tuple[str, ...], as_json: bool, **fields: Any
 ) -> None:
     """Change what is given and leave the rest; '' empties a field that may be empty."""
-    from opsdeck.inventory.forms import HostPatch, Tags, checked
+    from opsdeck.forms import checked
+    from opsdeck.inventory.forms import HostPatch
 
     given = _given(fields) | ({"name": new_name} if new_name is not None else {})
 
     async def work(deck: Deck) -> None:
         before = await deck.inventory.get(name)
         if tags or untag:
-            from pydantic import TypeAdapter, ValidationError
-
-            try:
-                new = TypeAdapter(Tags).validate_python(list(tags))
-            except ValidationError as fault:
-                text = fault.errors()[0]["msg"].removeprefix("Value error, ")
-                raise Invalid(f"tags: {text}.", field="tags", host=name, hint="correct the tag") from fault
+            new = checked(HostPatch, {"tags": list(tags)}, host=name).tags or {}
             given["tags"] = {key: value for key, value in {**before.tags, **new}.items() if key not in untag}
         if not given:
             raise Invalid("nothing was given to change.", host=name, hint="see `opsdeck host edit --help`")
@@ -250,11 +248,6 @@ def host_data(item: Host, sample: Sample | None = None, traffic: MonthTraffic | 
         names = ("begins", "ends", "received", "sent", "used", "quota", "share")
         data["traffic"] = {name: getattr(traffic, name) for name in names}
     return data
-
-
-def tags_text(tags: Mapping[str, str]) -> str:
-    """Give tags as they are typed."""
-    return ", ".join(f"{key}={value}" if value else key for key, value in tags.items())
 
 
 def percent(part: int, whole: int) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -103,17 +102,8 @@ async def _diff(deck: Deck, wanted: str, diff: str, until: str | None, as_json: 
     for name, items in changes.items():
         click.echo(f"{name}: {'nothing changed' if not items else f'{len(items)} changed'}")
         for item in items:
-            for line in told(item):
-                click.echo(f"  {line}")
-
-
-def told(change: FactChange) -> Sequence[str]:
-    """Give a change as lines: one for a value, one for each entry of a list."""
-    if isinstance(change.before, list) or isinstance(change.after, list):
-        return [*(f"{change.title}: - {item}" for item in change.gone), *(f"{change.title}: + {i}" for i in change.new)]
-    before = "absent" if change.before is None else change.before
-    after = "absent" if change.after is None else change.after
-    return [f"{change.title}: {before} → {after}"]
+            for phrase in item.phrases:
+                click.echo(f"  {item.title}: {phrase}")
 
 
 def titled(page: FactSet) -> list[tuple[str, str]]:

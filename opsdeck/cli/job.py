@@ -219,8 +219,7 @@ def list_leases(as_json: bool) -> None:
 @frame.json_option
 def steal(name: str, yes: bool, as_json: bool) -> None:
     """Take a lease away from its holder, who stops at its next beat (5 s)."""
-    if not yes and not (sys.stdin.isatty() and click.confirm(f"Take {name} away from its holder?", err=True)):
-        raise Invalid(f"taking {name} away was not confirmed.", field="yes", hint="add --yes")
+    frame.confirmed(f"Take {name} away from its holder?", yes)
     before = frame.with_deck(lambda deck: deck.leases.steal(name, frame.actor()))
     if as_json:
         frame.print_json({"taken_from": before.model_dump()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from opsdeck.jobs.params import FieldKind, FormField, fields, from_text
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
+    from opsdeck.deck import Deck
 
 TAKEN = frozenset(
     {"on", "plan", "yes", "confirm", "background", "json", "param", "help", "job-timeout", "job-silence"}
@@ -30,20 +32,29 @@ param_option = click.option(
 )
 
 
-def complete_hosts(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the names of the hosts after the last comma of a selector."""
+def complete_names(names: Callable[[Deck], Awaitable[Iterable[str]]], start: str) -> list[str]:
+    """Give those of `names` that begin with `start`; none when they cannot be asked for: completion shows no errors."""
     from opsdeck.cli.frame import with_deck
 
-    head, comma, start = incomplete.rpartition(",")
-
-    async def names(deck: Any) -> list[str]:
-        return [host.name for host in await deck.inventory.list()]
-
     try:
-        found = with_deck(names)
+        return [name for name in with_deck(names) if name.startswith(start)]
     except OpsDeckError:
         return []
-    return [CompletionItem(head + comma + name) for name in [*found, "all"] if name.startswith(start)]
+
+
+def complete_hosts(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the names of the hosts after the last comma of a selector."""
+    head, comma, start = incomplete.rpartition(",")
+
+    async def names(deck: Deck) -> list[str]:
+        return [*(host.name for host in await deck.inventory.list()), "all"]
+
+    return [CompletionItem(head + comma + name) for name in complete_names(names, start)]
+
+
+def complete_secrets(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Offer the names of the secrets."""
+    return [CompletionItem(name) for name in complete_names(lambda deck: deck.secrets.names(), incomplete)]
 
 
 on_option = click.option(
@@ -54,21 +65,6 @@ on_option = click.option(
     shell_complete=complete_hosts,
     help="Hosts: web1, 'edge-*', tag:role=edge, all, a,b, '!x'.",
 )
-
-
-def complete_secrets(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the names of the secrets."""
-    from opsdeck.cli.frame import with_deck
-
-    async def names(deck: Any) -> Sequence[str]:
-        found: Sequence[str] = await deck.secrets.names()
-        return found
-
-    try:
-        found = with_deck(names)
-    except OpsDeckError:
-        return []
-    return [CompletionItem(name) for name in found if name.startswith(incomplete)]
 
 
 def options(model: type[BaseModel]) -> list[click.Option]:

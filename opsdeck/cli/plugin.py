@@ -10,7 +10,7 @@ import click
 
 from opsdeck.cli import frame
 from opsdeck.cli.options import collect, on_option, options, param_option
-from opsdeck.manifest import Action, Risk
+from opsdeck.manifest import Action, Manifest, Risk
 
 if TYPE_CHECKING:
     from opsdeck.deck import Deck
@@ -35,16 +35,14 @@ def list_(as_json: bool) -> None:
         rows = [
             (manifest.name, manifest.version, action.name, action.risk, action.title)
             for manifest in found.manifests.values()
-            for action in manifest.actions
-            if not action.hidden
+            for action in manifest.offered
         ]
         frame.print_table(("plugin", "version", "action", "risk", "what it does"), rows, empty="No plugins are there.")
     for fault in found.faults:
         click.echo(f"Not loaded: {fault}", err=True)
 
 
-def _described(manifest: Any) -> dict[str, Any]:
-    shown = [action for action in manifest.actions if not action.hidden]
+def _described(manifest: Manifest) -> dict[str, Any]:
     return {
         "name": manifest.name,
         "version": manifest.version,
@@ -58,7 +56,7 @@ def _described(manifest: Any) -> dict[str, Any]:
                 "targets": action.targets,
                 "plan": action.plan is not None,
             }
-            for action in shown
+            for action in manifest.offered
         ],
     }
 
@@ -70,7 +68,7 @@ class _Runs(click.Group):
         return sorted(frame.plugins().manifests)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        manifest = frame.plugins().manifests.get(cmd_name)
+        manifest = frame.plugins().manifest(cmd_name)
         if manifest is None:
             frame.plugins().action(cmd_name, "")
         return _Actions(cmd_name, manifest.title if manifest else "")
@@ -84,7 +82,7 @@ class _Actions(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         manifest = frame.plugins().manifests[str(self.name)]
-        return sorted(action.name for action in manifest.actions if not action.hidden)
+        return sorted(action.name for action in manifest.offered)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         name = str(self.name)
@@ -213,6 +211,11 @@ async def queued(deck: Deck, job: Job, as_json: bool) -> None:
         frame.print_json({"job": job_data(job)})
     else:
         click.echo(f"Job {job.id} is queued. Follow it with `opsdeck job log -f {job.id}`.")
+    await warn_idle(deck)
+
+
+async def warn_idle(deck: Deck) -> None:
+    """Say so when no node is there to run what was queued or planned."""
     if not await deck.jobs.nodes():
         click.echo("No server or worker is running; start one with `opsdeck serve` or `opsdeck worker`.", err=True)
 

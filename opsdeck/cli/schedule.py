@@ -9,14 +9,14 @@ import click
 from click.shell_completion import CompletionItem
 
 from opsdeck.cli import frame
-from opsdeck.cli.options import collect, on_option, options, param_option
-from opsdeck.cli.plugin import consented
+from opsdeck.cli.options import collect, complete_names, on_option, options, param_option
+from opsdeck.cli.plugin import consented, warn_idle
 from opsdeck.errors import Invalid, OpsDeckError
 
 if TYPE_CHECKING:
     from opsdeck.deck import Deck
     from opsdeck.jobs.models import Schedule, Slot
-    from opsdeck.jobs.schedules import NextRun, ScheduleIn
+    from opsdeck.jobs.schedules import NextRun
     from opsdeck.manifest import Action
 
 RULE = (
@@ -50,11 +50,7 @@ def _complete(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> 
     async def names(deck: Deck) -> list[str]:
         return [row.name for row in await deck.schedules.list()]
 
-    try:
-        found = frame.with_deck(names)
-    except OpsDeckError:
-        return []
-    return [CompletionItem(name) for name in found if name.startswith(incomplete)]
+    return [CompletionItem(name) for name in complete_names(names, incomplete)]
 
 
 name_argument = click.argument("name", shell_complete=_complete)
@@ -87,7 +83,7 @@ class _Plugins(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         found = frame.plugins().manifests.values()
-        return sorted(one.name for one in found if any(not action.hidden for action in one.actions))
+        return sorted(one.name for one in found if one.offered)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in frame.plugins().manifests:
@@ -101,7 +97,7 @@ class _Actions(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         manifest = frame.plugins().manifests[str(self.name)]
-        return sorted(action.name for action in manifest.actions if not action.hidden)
+        return sorted(action.name for action in manifest.offered)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         name = str(self.name)
@@ -134,32 +130,34 @@ def _add_command(plugin: str, action: Action) -> click.Command:
     @_with((click.option("--confirm", metavar="TEXT", help="The consent that is asked for."), frame.json_option))
     @click.pass_context
     def call(ctx: click.Context, /, **given: Any) -> None:
-        when = _over(ctx.obj, given)
-        wanted = _schedule_in(
-            name=ctx.obj["name"],
-            plugin=plugin,
-            action=action.name,
-            params=collect(action.params, given),
-            selector=given["selector"],
-            paused=given["paused"],
-            **_timing(when),
-        )
+        from opsdeck.forms import checked
+        from opsdeck.jobs.schedules import ScheduleIn
 
-        async def work(deck: Deck) -> tuple[Schedule, Sequence[NextRun], bool]:
+        when = _over(ctx.obj, given)
+        told = {
+            "name": ctx.obj["name"],
+            "plugin": plugin,
+            "action": action.name,
+            "params": collect(action.params, given),
+            "selector": given["selector"],
+            "paused": given["paused"],
+        }
+        wanted = checked(ScheduleIn, told | _timing(when), hint="`opsdeck schedule add --help`")
+
+        async def work(deck: Deck) -> tuple[Schedule, Sequence[NextRun]]:
             async def make(confirm: str | None) -> Schedule:
                 return await deck.schedules.add(wanted.model_copy(update={"confirm": confirm}), frame.actor())
 
             row = await consented(make, action, given)
-            return row, deck.schedules.preview(row), bool(await deck.jobs.nodes())
+            await warn_idle(deck)
+            return row, deck.schedules.preview(row)
 
-        row, runs, alive = frame.with_deck(work)
+        row, runs = frame.with_deck(work)
         if given["as_json"]:
             frame.print_json(_described(row) | {"next": _runs(runs)})
         else:
             click.echo(f"Schedule {row.name} runs {plugin} {action.name} next:")
             _print_runs(runs)
-        if not alive:
-            click.echo("No server or worker is running; start one with `opsdeck serve` or `opsdeck worker`.", err=True)
 
     command = click.command(action.name, help=f"{action.title}.\n\n{action.summary}")(call)
     command.params = [*options(action.params), *command.params]
@@ -315,20 +313,6 @@ def _done(row: Schedule, what: str, as_json: bool) -> None:
         frame.print_json(_described(row))
     else:
         click.echo(f"Schedule {row.name} {what}.")
-
-
-def _schedule_in(**given: Any) -> ScheduleIn:
-    from pydantic import ValidationError
-
-    from opsdeck.jobs.schedules import ScheduleIn
-
-    try:
-        return ScheduleIn(**given)
-    except ValidationError as fault:
-        first = fault.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        text = str(first["msg"]).removeprefix("Value error, ")
-        raise Invalid(f"{where}: {text}.", field=where, hint="`opsdeck schedule add --help`") from fault
 
 
 def _timing(given: dict[str, Any], *, old: Schedule | None = None) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,18 +105,13 @@ async def _holds_keys(db: Database) -> bool:
         connection = await session.connection()
         if not await connection.run_sync(lambda sync: inspect(sync).has_table("core_data_key")):
             return False
-        return bool((await (await session.connection()).execute(text("SELECT count(*) FROM core_data_key"))).scalar())
+        return bool((await connection.execute(text("SELECT count(*) FROM core_data_key"))).scalar())
 
 
 async def _upgrade() -> str:
-    from opsdeck.db import Database
-    from opsdeck.db.migrate import upgrade
+    from opsdeck.db.migrate import upgrade_at
 
-    db = Database(frame.settings().url)
-    try:
-        done = await upgrade(db, frame.plugins())
-    finally:
-        await db.close()
+    done = await upgrade_at(frame.settings().url, frame.plugins())
     return ", ".join(f"{each.owner} {each.found or 'nothing'} → {each.wanted}" for each in done)
 
 
@@ -163,9 +157,7 @@ def worker() -> None:
     """Run jobs, schedules and services without the console, until it is told to stop (SIGTERM, Ctrl-C)."""
 
     async def work(deck: Deck) -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        stop = frame.stopped()
         click.echo(f"worker {deck.node} is ready", err=True)
         await deck.jobs.serve(stop)
 

@@ -166,6 +166,15 @@ async def upgrade(db: Database, plugins: Plugins | None) -> tuple[Pending, ...]:
         await engine.dispose()
 
 
+async def upgrade_at(url: str, plugins: Plugins | None) -> tuple[Pending, ...]:
+    """Do `upgrade` on the database at `url`, opened for this alone."""
+    db = Database(url)
+    try:
+        return await upgrade(db, plugins)
+    finally:
+        await db.close()
+
+
 def _behind(connection: Connection, everyone: Sequence[Owner]) -> tuple[Pending, ...]:
     found = []
     tables = set(inspect(connection).get_table_names())

@@ -6,11 +6,11 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from opsdeck.errors import Invalid
+from opsdeck.errors import as_value_error
 from opsdeck.inventory.names import host_name
 from opsdeck.inventory.terms import MAX_BYTES, parse_bytes, parse_price
 from opsdeck.ssh.endpoint import Sudo
@@ -25,13 +25,9 @@ _VALUE = re.compile(r"[^,=\x00-\x1f]{0,100}\Z")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
+@as_value_error()
 def _name(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        return host_name(value)
-    except Invalid as fault:
-        raise ValueError(f"{fault.message} {fault.hint or ''}".strip()) from fault
+    return host_name(value) if isinstance(value, str) else value
 
 
 def _address(value: object) -> object:
@@ -73,6 +69,11 @@ def _tags(value: object) -> object:
             if not isinstance(text, str) or not _VALUE.match(text):
                 raise ValueError(f"tag {key!r} has the value {text!r}, which holds ',', '=' or a control character")
     return value
+
+
+def tag_words(tags: Mapping[str, str]) -> list[str]:
+    """Give tags as they are typed: `role=edge`, `prod`."""
+    return [f"{key}={value}" if value else key for key, value in tags.items()]
 
 
 def _bytes(value: object) -> object:
@@ -199,30 +200,3 @@ class HostPatch(_Form):
         """Give the given fields by name; a field that cannot be empty and was given as None is left as it is."""
         given = self.model_dump(include=set(self.model_fields_set))
         return {name: value for name, value in given.items() if value is not None or name in self.CLEARABLE}
-
-
-F = TypeVar("F", bound=BaseModel)
-
-
-def checked(form: type[F], data: Mapping[str, object], *, host: str | None = None, file: str | None = None) -> F:
-    """Make a form of raw data. Raises `Invalid` that names the first field that is wrong, and why."""
-    try:
-        return form.model_validate(data)
-    except ValidationError as fault:
-        raise invalid(fault, host=host, file=file) from fault
-
-
-def invalid(fault: ValidationError, *, host: str | None = None, file: str | None = None) -> Invalid:
-    """Say what a form refused as one sentence with its field."""
-    first = fault.errors()[0]
-    text = first["msg"].removeprefix("Value error, ")
-    field = ".".join(str(part) for part in first["loc"][:1])
-    if not field and re.match(r"[a-z_]+: ", text):
-        field, _, text = text.partition(": ")
-    if first["type"] == "extra_forbidden":
-        text = "there is no such field"
-    elif first["type"] == "missing":
-        text = "it is needed"
-    return Invalid(
-        f"{field}: {text.rstrip('.')}.", field=field or None, host=host, file=file, hint=f"correct {field or 'it'}"
-    )

@@ -228,7 +228,7 @@ class HostKeys:
             )
             rows = (await session.exec(query)).all()
         return "".join(
-            f"{known_hosts.lookup_name(hosts[row.host_id].address, hosts[row.host_id].port)} {row.public}\n"
+            known_hosts.line(hosts[row.host_id].address, hosts[row.host_id].port, row.public)
             for row in rows
             if row.host_id in hosts
         )

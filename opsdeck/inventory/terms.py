@@ -22,6 +22,8 @@ PERIODS = {"month": "month", "mo": "month", "m": "month", "monthly": "month"} | 
 }
 SYMBOLS = {"€": "EUR", "$": "USD", "£": "GBP", "¥": "JPY"}
 MAX_BYTES = 2**62
+RENEWAL_DAYS = 14
+"""Days before its renewal that a host asks for attention."""
 
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)\Z")
 _PRICE = re.compile(

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from opsdeck.errors import OpsDeckError
-from opsdeck.jobs.lines import Splitter, cut
+from opsdeck.jobs.lines import Splitter, cut, plain
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Command, Completed, ProcessGroup, Script, Stream
+from opsdeck.ssh.endpoint import Method
 from opsdeck.ssh.hostkeys import OfferedKey
 
 if TYPE_CHECKING:
@@ -217,7 +218,14 @@ class Access:
     def say_all(self, stream: str, texts: Sequence[str]) -> None:
         """Log lines on this host's lane: masked first, then cut."""
         masked = self._redactor.text("\n".join(texts)).split("\n")
-        self._book.lines(self.host.name, stream, [cut(text) for text in masked])
+        self._book.lines(self.host.name, stream, [cut(self._unseen(text)) for text in masked])
+
+    def _unseen(self, text: str) -> str:
+        """Mask what only shows once escape sequences are taken out, as pages and terminals do (`grep --color`)."""
+        if not self._redactor or text.isprintable() or (shown := plain(text)) == text:
+            return text
+        hidden = self._redactor.text(shown)
+        return text if hidden == shown else hidden
 
     def _say(self, stream: str, text: str) -> None:
         self.say_all(stream, text.split("\n"))
@@ -258,6 +266,19 @@ def shown(task: Command | Script) -> str:
     if isinstance(task, Script) and task.args:
         text += f"\n# with {shlex.join(task.args)}"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]} … ({len(text)} characters)"
+
+
+def hide_logins(redactor: Redactor, endpoint: Endpoint) -> None:
+    """Hide what opens the way to a host, hop by hop: it must not come back in what the host prints."""
+    hop: Endpoint | None = endpoint
+    while hop is not None:
+        login = hop.credential
+        redactor.add(*(value for value in (hop.sudo_password, login.passphrase) if value))
+        if login.secret and login.method is Method.PASSWORD:
+            redactor.add(login.secret)
+        elif login.secret:
+            redactor.add_key(login.secret)
+        hop = hop.via
 
 
 def fingerprints(endpoint: Endpoint) -> str:

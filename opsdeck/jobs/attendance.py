@@ -17,7 +17,7 @@ from opsdeck.audit.entry import Record
 from opsdeck.clock import utcnow
 from opsdeck.errors import NotFound
 from opsdeck.inventory.models import Host
-from opsdeck.jobs.access import Access
+from opsdeck.jobs.access import Access, hide_logins
 from opsdeck.jobs.lines import cut
 from opsdeck.secrets.redact import Redactor
 from opsdeck.secrets.sensitive import Sensitive
@@ -127,9 +127,9 @@ class Attendance:
         job = await self._deck.jobs.submit(Submission(self._plugin, action, params, selector), self._actor)
         return job.id or 0
 
-    async def secret(self, name: str) -> Sensitive:
+    async def secret(self, name: str, *, fresh: bool = False) -> Sensitive:
         """Open a secret, audited once per hour and instance, and masked in its log. Raises `NotFound`."""
-        known = self._secrets.get(name)
+        known = None if fresh else self._secrets.get(name)
         if known is None or time.monotonic() - known[1] > SECRET_SECONDS:
             value = await self._deck.secrets.reveal(name, actor=self._actor, purpose=self._origin)
             self._redactor.add(value)
@@ -166,6 +166,7 @@ class Attendance:
         if known is None or known[1] != version:
             found = await self._deck.endpoints.resolve([host], actor=self._actor, purpose=self._origin)
             known = self._endpoints[host] = (found[host], version)
+            hide_logins(self._redactor, found[host])
         return known[0]
 
 

@@ -131,8 +131,11 @@ class JobRun(Protocol):
         """Add a line to the job's own lane."""
         ...
 
-    async def secret(self, name: str) -> Sensitive:
-        """Open a secret: audited, and redacted in this job's log from now on. Raises `NotFound`."""
+    async def secret(self, name: str, *, fresh: bool = False) -> Sensitive:
+        """Open a secret: audited, and redacted in this job's log from now on; `fresh` opens it anew.
+
+        Raises `NotFound`.
+        """
         ...
 
     def hide(self, value: Sensitive) -> None:
@@ -168,11 +171,17 @@ class PlanRun(Protocol):
     """The data folder of the console."""
 
     def on(self, host: str) -> HostAccess:
-        """Reach one of the hosts; only read there."""
+        """Reach one of the hosts (any of the inventory, for an action that works on the console); only read there."""
         ...
 
-    async def gather(self, look: Callable[[HostAccess], Awaitable[Any]], *, parallel: int = 32) -> dict[str, Any]:
-        """Look at all hosts side by side; give results by host name. The first error ends it."""
+    async def gather(
+        self,
+        look: Callable[[HostAccess], Awaitable[Any]],
+        hosts: Sequence[str] | None = None,
+        *,
+        parallel: int = 32,
+    ) -> dict[str, Any]:
+        """Look at all hosts (or those named) side by side; give results by host name. The first error ends it."""
         ...
 
     async def secret(self, name: str) -> Sensitive:
@@ -196,8 +205,8 @@ class ServiceRun(Protocol):
         """Submit a job of the same plugin; give its number."""
         ...
 
-    async def secret(self, name: str) -> Sensitive:
-        """Open a secret, audited once per hour and instance."""
+    async def secret(self, name: str, *, fresh: bool = False) -> Sensitive:
+        """Open a secret, audited once per hour and instance; `fresh` opens it anew, for one that changes."""
         ...
 
     def log(self, text: str, stream: str = "info") -> None:

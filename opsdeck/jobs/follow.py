@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,7 @@ def watcher(job: Job, on_event: Callable[[Update], None]) -> Callable[[Written],
     return lambda written: on_event(Update(job, written.lines, written.steps))
 
 
-async def follow(deck: Deck, job_id: int, after: int) -> AsyncIterator[Update]:
+async def follow(deck: Deck, job_id: int, after: int) -> AsyncGenerator[Update]:
     """Give updates until the job is over and everything was given. See `Jobs.follow`."""
 
     def wanted(event: Event) -> bool:

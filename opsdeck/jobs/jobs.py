@@ -4,33 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert, tuple_, update
 from sqlmodel import col, select
 
+from opsdeck.accounts.permissions import authorise
 from opsdeck.actor import Actor
 from opsdeck.clock import utcnow
 from opsdeck.errors import Invalid, NotFound
 from opsdeck.events import JobChanged
 from opsdeck.jobs import consent, log, params
-from opsdeck.jobs.engine import EmbeddedEngine, Engine
 from opsdeck.jobs.follow import Update, follow, watcher
 from opsdeck.jobs.leases import BEAT, TTL
+from opsdeck.jobs.ledger import new_step
 from opsdeck.jobs.lines import Line
-from opsdeck.jobs.models import Job, Node, State, Step
-from opsdeck.jobs.planning import make_plan
-from opsdeck.jobs.run import number
-from opsdeck.manifest import Action, Targets
+from opsdeck.jobs.models import Job, Node, State, Step, number
+from opsdeck.jobs.targets import hosts_for
+from opsdeck.manifest import Action
 from opsdeck.plan import Plan
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from opsdeck.deck import Deck
+    from opsdeck.jobs.engine import Engine
 
 AGAIN = (State.FAILED, State.LOST, State.CANCELLED, State.SKIPPED)
 """Steps that "retry the failed ones" does again."""
@@ -70,7 +73,14 @@ class Jobs:
 
     def __init__(self, deck: Deck, engine: Engine | None = None) -> None:
         self._deck = deck
-        self.engine: Engine = engine or EmbeddedEngine(deck)
+        self._engine = engine
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What moves the jobs."""
+        from opsdeck.jobs.engine import EmbeddedEngine
+
+        return self._engine or EmbeddedEngine(self._deck)
 
     async def submit(self, submission: Submission, actor: Actor) -> Job:
         """Check everything and make the job: row, steps and audit entry in one transaction.
@@ -104,6 +114,8 @@ class Jobs:
 
     async def plan(self, submission: Submission, actor: Actor) -> Plan:
         """Say what the action would change, from what lies there now; changes nothing. Raises like `submit`."""
+        from opsdeck.jobs.planning import make_plan
+
         order = await self._order(submission, actor, asking=False)
         if order.action.plan is None:
             raise Invalid(
@@ -132,10 +144,14 @@ class Jobs:
         actor: str | None = None,
         host: str | None = None,
         slot: int | None = None,
+        actions: Sequence[str] = (),
         before: int | None = None,
         limit: int = 50,
     ) -> tuple[Job, ...]:
-        """Give jobs, the newest first; `before` is the number of the last one seen, for the next page."""
+        """Give jobs, the newest first; `before` is the number of the last one seen, for the next page.
+
+        `actions` are names as in a token's scopes, `plugin.action` with `*` and `?`; none means all.
+        """
         query = select(Job).order_by(col(Job.id).desc()).limit(max(1, min(limit, 1000)))
         if plugin:
             query = query.where(Job.plugin == plugin)
@@ -149,8 +165,12 @@ class Jobs:
             query = query.where(Job.slot_id == slot)
         if host:
             query = query.where(col(Job.id).in_(select(Step.job_id).where(Step.host == host)))
+        if actions:
+            known = {(brought.name, each.name) for brought in self._deck.plugins.ordered() for each in brought.actions}
+            named = [pair for pair in known if any(fnmatchcase(".".join(pair), scope) for scope in actions)]
+            query = query.where(tuple_(col(Job.plugin), col(Job.action)).in_(named))
         if before is not None:
-            query = query.where(col(Job.id) < before)
+            query = query.where(col(Job.id) < max(0, min(before, log.LAST)))
         async with self._deck.db.read() as session:
             return tuple((await session.exec(query)).all())
 
@@ -164,7 +184,12 @@ class Jobs:
         async with self._deck.db.read() as session:
             return await log.read(session, id, after=after, host=host, limit=limit)
 
-    async def follow(self, id: int, after: int = 0) -> AsyncIterator[Update]:
+    async def last_line(self, id: int) -> int:
+        """Give the number of the last line of a job's log; 0 when it has none."""
+        async with self._deck.db.read() as session:
+            return await log.last_number(session, id)
+
+    async def follow(self, id: int, after: int = 0) -> AsyncGenerator[Update]:
         """Give what is new in a job (lines above `after`, changed steps, its row) until it is over and told whole.
 
         Woken by this process' events when the job runs here, else by looking at the rows every half second.
@@ -288,7 +313,7 @@ class Jobs:
     @property
     def left_behind(self) -> bool:
         """Tell whether an action of this process did not stop when told: then its event loop cannot end by itself."""
-        return self.engine.left_behind
+        return "engine" in self.__dict__ and self.engine.left_behind
 
     async def recover(self) -> int:
         """Take up or close what dead nodes left, here and now; give how many jobs that were."""
@@ -296,31 +321,24 @@ class Jobs:
 
     async def close(self) -> None:
         """Leave what runs here to its recovery policy and stop."""
-        await self.engine.close()
+        if "engine" in self.__dict__:
+            await self.engine.close()
 
     async def _order(self, submission: Submission, actor: Actor, *, asking: bool = True) -> _Order:
         action = self._deck.plugins.action(submission.plugin, submission.action)
-        self._deck.accounts.authorise(actor, action, submission.plugin)
+        authorise(actor, action, submission.plugin)
         given = params.parse(submission.plugin, action, submission.params)
         for name, value in (("timeout", submission.timeout), ("silence", submission.silence)):
             if value is not None and not 0 < value <= 30 * 86400:
                 raise Invalid(f"{name} must be above 0 and at most 30 days, in seconds.", field=name)
-        hosts: tuple[str, ...] = ()
-        if action.targets is Targets.HOSTS and not submission.selector.strip():
-            raise Invalid("no hosts were given.", field="selector", hint="name them with --on, such as `--on all`")
-        if submission.selector.strip():
-            hosts = tuple(host.name for host in await self._deck.inventory.select(submission.selector))
-            if not hosts:
-                raise NotFound(
-                    f"no host fits {submission.selector!r}.", field="selector", hint="`opsdeck host list` shows them"
-                )
+        hosts = await hosts_for(self._deck.inventory, action, submission.selector)
         if asking:
             consent.check(action, hosts, submission.confirm, actor)
         return _Order(submission, action, given, hosts)
 
     def _authorise(self, actor: Actor, job: Job) -> Action:
         action = self._deck.plugins.action(job.plugin, job.action)
-        self._deck.accounts.authorise(actor, action, job.plugin)
+        authorise(actor, action, job.plugin)
         return action
 
     async def _insert(self, order: _Order, actor: Actor, *, here: bool) -> Job:
@@ -350,10 +368,7 @@ class Jobs:
             session.add(job)
             await session.flush()
             if order.hosts:
-                rows = [
-                    {"job_id": job.id, "host": host, "state": State.QUEUED, "note": "", "error": "", "fault": ""}
-                    for host in order.hosts
-                ]
+                rows = [new_step(number(job), host) for host in order.hosts]
                 await (await session.connection()).execute(insert(Step), rows)
             detail = _name(job) | {"params": job.params, "hosts": list(order.hosts), "selector": job.selector}
             if job.retry_of:

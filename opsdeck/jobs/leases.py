@@ -71,12 +71,15 @@ class Leases:
         """
         wanted = sorted(set(names))
         end = time.monotonic() + wait
+        races = 0
         while True:
             try:
                 return await self._acquire(wanted, holder, purpose)
             except IntegrityError:
-                # PostgreSQL: another node made the row at the same moment; now it is there to be read.
-                continue
+                # PostgreSQL: another node made a row at the same moment; now it is there. At most once for each name.
+                races += 1
+                if races > len(wanted):
+                    raise
             except Conflict:
                 left = end - time.monotonic()
                 if left <= 0:
@@ -179,6 +182,12 @@ class Leases:
                 del self._held[grant.name]
             if mine:
                 await asyncio.shield(self.release(mine))
+
+    async def close(self) -> None:
+        """Stop renewing; what is still held runs out by itself."""
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
 
     async def _keep(self) -> None:
         """Renew what is held until nothing is."""

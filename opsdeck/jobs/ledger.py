@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from opsdeck.audit.log import AuditLog
     from opsdeck.db import Database
+    from opsdeck.deck import Deck
     from opsdeck.events import Bus
 
 BATCH_SECONDS = 0.1
@@ -103,15 +104,6 @@ class Written:
     steps: tuple[StepState, ...]
 
 
-@dataclass(frozen=True)
-class AuditNote:
-    """An audit entry in waiting."""
-
-    verb: str
-    target: str
-    detail: Mapping[str, Any] = field(default_factory=dict)
-
-
 class Ledger:
     """The book of one running job. Everything but `flush` and `finish` returns at once."""
 
@@ -139,8 +131,8 @@ class Ledger:
         self._bytes = 0
         self._dirty: dict[str, None] = {}
         self._changed: list[tuple[str, State]] = []
-        self._added: set[str] = set()
-        self._notes: list[AuditNote] = []
+        self._added: dict[str, None] = {}
+        self._notes: list[Record] = []
         self._wanted = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -148,6 +140,32 @@ class Ledger:
         self._tasks: set[asyncio.Task[None]] = set()
         self.last_line = time.monotonic()
         """When the job last said something, on the monotonic clock: what the silence clock looks at."""
+
+    @classmethod
+    def of(
+        cls,
+        deck: Deck,
+        job: Job,
+        actor: Actor,
+        steps: Iterable[Step],
+        *,
+        last_line: int,
+        tap: Callable[[Written], None] | None = None,
+    ) -> Ledger:
+        """Open the book of a job that this node has claimed, where the node before it stopped writing."""
+        return cls(
+            deck.db,
+            deck.audit,
+            deck.events,
+            job_id=job.id or 0,
+            node=job.node,
+            fence=job.fence,
+            actor=actor,
+            steps=map(StepState.of, steps),
+            next_line=last_line + 1,
+            kept_bytes=job.log_bytes,
+            tap=tap,
+        )
 
     @property
     def full(self) -> bool:
@@ -193,13 +211,13 @@ class Ledger:
     def add_step(self, host: str) -> None:
         """Add a step on a host that the job did not name when it was made."""
         self.steps[host] = StepState(host)
-        self._added.add(host)
+        self._added[host] = None
         self._dirty[host] = None
         self._wanted.set()
 
     def note(self, verb: str, target: str, detail: Mapping[str, Any]) -> None:
         """Add an audit entry, written with the next flush."""
-        self._notes.append(AuditNote(verb, target, detail))
+        self._notes.append(Record(self._actor, verb, target, detail))
         self._wanted.set()
 
     async def keep(self) -> None:
@@ -253,28 +271,28 @@ class Ledger:
         batch = _Batch(
             self._entries[:FLUSH_LINES],
             [replace(self.steps[host]) for host in self._dirty],
-            self._added.copy(),
+            tuple(self._added),
             list(self._notes),
             list(self._changed),
         )
         notes = batch.notes
         values: dict[str, Any] = {"log_bytes": Job.log_bytes + batch.size}
         if done is not None:
-            notes = [*notes, AuditNote("job.finished", f"job:{self._job_id}", _outcome(done, self.steps.values()))]
+            outcome = _outcome(done, self.steps.values())
+            notes = [*notes, Record(self._actor, "job.finished", f"job:{self._job_id}", outcome)]
             values |= asdict(done) | {"error": storable(done.error), "finished": utcnow(), "lease_until": None}
         async with self._db.write() as session:
             await self._claim(session, values)
             connection = await session.connection()
             if batch.added:
-                await connection.execute(insert(Step), [_new_step(self._job_id, host) for host in batch.added])
+                await connection.execute(insert(Step), [new_step(self._job_id, host) for host in batch.added])
             if batch.steps:
                 rows = [{"of_job": self._job_id} | step.values() for step in batch.steps]
                 await connection.execute(_UPDATE_STEP, rows)
             if batch.entries:
                 await connection.execute(insert(LogChunk), chunks(self._job_id, self._next, batch.entries))
             if notes:
-                records = [Record(self._actor, note.verb, note.target, note.detail) for note in notes]
-                await self._audit.append_many(session, records)
+                await self._audit.append_many(session, notes)
         self._forget(batch)
         self._tell(batch, done)
 
@@ -299,7 +317,8 @@ class Ledger:
         for step in batch.steps:
             if self.steps[step.host] == step:
                 self._dirty.pop(step.host, None)
-        self._added -= batch.added
+        for host in batch.added:
+            del self._added[host]
         del self._notes[: len(batch.notes)]
         del self._changed[: len(batch.changed)]
         if len(self._entries) <= HIGH_LINES // 2 and self._bytes <= HIGH_BYTES // 2:
@@ -324,8 +343,8 @@ class _Batch:
 
     entries: list[Entry]
     steps: list[StepState]
-    added: set[str]
-    notes: list[AuditNote]
+    added: tuple[str, ...]
+    notes: list[Record]
     changed: list[tuple[str, State]]
 
     @property
@@ -333,7 +352,8 @@ class _Batch:
         return sum(len(entry[3]) for entry in self.entries)
 
 
-def _new_step(job_id: int, host: str) -> dict[str, Any]:
+def new_step(job_id: int, host: str) -> dict[str, Any]:
+    """Give the row of a step that has not begun."""
     return {"job_id": job_id, "host": host, "state": State.QUEUED, "note": "", "error": "", "fault": ""}
 
 

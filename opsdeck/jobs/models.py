@@ -14,7 +14,7 @@ from opsdeck.db import Table
 
 
 class State(StrEnum):
-    """Where a job or step is. `skipped` and `waiting` are for steps only."""
+    """Where a job or step is. `skipped` is for steps only."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -71,6 +71,13 @@ class Job(Table, table=True):
     created: datetime = Field(default_factory=utcnow, index=True)
     started: datetime | None = None
     finished: datetime | None = None
+
+
+def number(job: Job) -> int:
+    """Give the number of a stored job."""
+    if job.id is None:
+        raise ValueError("the job was not stored")
+    return job.id
 
 
 class Step(Table, table=True):

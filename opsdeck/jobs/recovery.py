@@ -105,18 +105,7 @@ class Recovery:
             rows = (await session.exec(select(Step).where(Step.job_id == job.id).order_by(col(Step.id)))).all()
             known = (await session.exec(select(Host).where(col(Host.name).in_([row.host for row in rows])))).all()
             last = await log.last_number(session, job.id or 0)
-        ledger = Ledger(
-            self._deck.db,
-            self._deck.audit,
-            self._deck.events,
-            job_id=job.id or 0,
-            node=job.node,
-            fence=job.fence,
-            actor=SYSTEM,
-            steps=map(StepState.of, rows),
-            next_line=last + 1,
-            kept_bytes=job.log_bytes,
-        )
+        ledger = Ledger.of(self._deck, job, SYSTEM, rows, last_line=last)
         work = JobWork(self._deck, job, known, ledger, SYSTEM, resuming=False)
         hosts = {host.name for host in known}
         text = "the node that ran it is gone"

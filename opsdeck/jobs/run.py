@@ -17,10 +17,11 @@ from opsdeck.events import Event
 from opsdeck.jobs.endings import Ending
 from opsdeck.jobs.ledger import Ledger
 from opsdeck.jobs.lines import cut
-from opsdeck.jobs.models import Job, State
+from opsdeck.jobs.models import Job, State, number
 from opsdeck.jobs.step import StepWork
 from opsdeck.secrets.redact import Redactor
 from opsdeck.secrets.sensitive import Sensitive
+from opsdeck.ssh.errors import HostKeyChanged
 
 if TYPE_CHECKING:
     from opsdeck.db import Database
@@ -134,6 +135,8 @@ class JobWork:
             raise
         except BaseException as fault:  # also SystemExit: an action that ends the process ends its own step only
             self._failed(host, work, fault)
+            if isinstance(fault, HostKeyChanged):
+                await self._deck.host_keys.report(fault)
             raise
         else:
             change(host, state=State.SUCCEEDED, finished=utcnow())
@@ -155,7 +158,8 @@ class JobWork:
         A resumed job passes over hosts that were finished before.
         """
         names = tuple(hosts) if hosts is not None else tuple(host.name for host in self.hosts)
-        queue = [name for name in names if not (self.resuming and self.ledger.steps[name].state.final)]
+        known = self.ledger.steps
+        queue = [name for name in names if not (self.resuming and name in known and known[name].state.final)]
         failed = sum(self.ledger.steps[name].state is State.FAILED for name in names if name not in queue)
         waiting = iter(queue)
 
@@ -169,10 +173,12 @@ class JobWork:
                     continue
                 try:
                     async with self.step(name) as step:
-                        receipt = unpack(await work(step), f"{self.plugin}.{self.action}")
+                        receipt = unpack(await work(step), f"{self.plugin}.{self.action}", self.redactor_for(name))
                         if receipt is not None:
                             self.ledger.change(name, receipt=receipt)
                 except (Exception, SystemExit, KeyboardInterrupt):  # the step has it on record
+                    if name not in self.ledger.steps:
+                        raise  # no step was opened, so nothing has it
                     failed += self.ledger.steps[name].state is State.FAILED
 
         workers = [asyncio.create_task(worker()) for _ in range(max(1, min(parallel, len(queue))))]
@@ -188,10 +194,10 @@ class JobWork:
         masked = self.redactor_for("").text(text).split("\n")
         self.ledger.lines("", stream, [cut(line) for line in masked])
 
-    async def secret(self, name: str) -> Sensitive:
-        """Open a secret: audited once per job, and masked in this job's log from now on. Raises `NotFound`."""
+    async def secret(self, name: str, *, fresh: bool = False) -> Sensitive:
+        """Open a secret: audited once per job (each time when `fresh`), masked in its log. Raises `NotFound`."""
         async with self._revealing:
-            if name not in self._secrets:
+            if fresh or name not in self._secrets:
                 value = await self._deck.secrets.reveal(name, actor=self.actor, purpose=f"job:{self.id}")
                 self._secrets[name] = value
                 self.hide(value)
@@ -217,10 +223,10 @@ class JobWork:
         self, key: str, title: str, *, detail: str = "", host: str = "", severity: str = "broken"
     ) -> None:
         """Say that something is wrong; the same `key` is one incident until it is closed."""
-        text = self.redactor_for("").text(detail)
+        mask = self.redactor_for("").text
         link = f"/jobs/{self.id}"
         await self._deck.incidents.open(
-            key, title, detail=text, host=host, severity=severity, plugin=self.plugin, link=link
+            key, mask(title), detail=mask(detail), host=host, severity=severity, plugin=self.plugin, link=link
         )
 
     async def close_incident(self, key: str) -> None:
@@ -231,18 +237,19 @@ class JobWork:
         """Find one of the job's hosts; a job that works on the console may open steps on any host."""
         if name in self._by_name and name in self.ledger.steps:
             return self._by_name[name]
-        if name in self.ledger.steps:
+        if name in self.ledger.steps and self.hosts:
             fault = NotFound("the host is no longer in the inventory.", host=name, hint="retry with the hosts that are")
             now = utcnow()
             self.ledger.change(
                 name, state=State.FAILED, error=_line(fault), fault="NotFound", started=now, finished=now
             )
             raise fault
-        if self._by_name:
+        if self.hosts:
             raise Invalid(f"job {self.id} does not work on the host {name!r}.", host=name)
         found = await self._deck.inventory.get(name)
         self._by_name[name] = found
-        self.ledger.add_step(name)
+        if name not in self.ledger.steps:  # it is there when the job was resumed
+            self.ledger.add_step(name)
         return found
 
     def _cut(self, host: str) -> None:
@@ -253,17 +260,10 @@ class JobWork:
             self.ledger.change(host, state=self.ending.state, error=self.ending.text, finished=utcnow())
 
     def _failed(self, host: str, work: StepWork, fault: BaseException) -> None:
-        text = explain(fault, work._redactor, host)
+        text = explain(fault, self.redactor_for(host), host)
         _log.debug("job %s on %s", self.id, host, exc_info=fault)
         work.log(text, "bad")
         self.ledger.change(host, state=State.FAILED, error=text, fault=type(fault).__name__, finished=utcnow())
-
-
-def number(job: Job) -> int:
-    """Give the number of a stored job."""
-    if job.id is None:
-        raise ValueError("the job was not stored")
-    return job.id
 
 
 def explain(fault: BaseException, redactor: Redactor, host: str = "") -> str:
@@ -284,8 +284,11 @@ def _line(fault: OpsDeckError) -> str:
     return f"{fault.message} Next: {fault.hint}" if fault.hint else fault.message
 
 
-def unpack(receipt: Any, where: str) -> dict[str, Any] | None:
-    """Check that a receipt is JSON-ready. Raises `Invalid` naming the action that gave something else."""
+def unpack(receipt: Any, where: str, redactor: Redactor) -> dict[str, Any] | None:
+    """Check that a receipt is JSON-ready, and mask it: it may quote what a host printed.
+
+    Raises `Invalid` naming the action that gave something else.
+    """
     if receipt is None:
         return None
     try:
@@ -297,4 +300,4 @@ def unpack(receipt: Any, where: str) -> dict[str, Any] | None:
         raise Invalid(f"{where} gave a receipt that is a {type(receipt).__name__}, not a mapping.")
     if len(text) > RECEIPT_LIMIT:
         raise Invalid(f"{where} gave a receipt of {len(text)} bytes; {RECEIPT_LIMIT} is the most.", hint="log the rest")
-    return data
+    return redactor.data(data)

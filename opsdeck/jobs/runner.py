@@ -20,9 +20,9 @@ from opsdeck.events import JobChanged
 from opsdeck.inventory.models import Host
 from opsdeck.jobs import log, params
 from opsdeck.jobs.endings import Cause, Ending
-from opsdeck.jobs.ledger import Done, JobTaken, Ledger, StepState, Written, kept
-from opsdeck.jobs.models import Job, State, Step
-from opsdeck.jobs.run import JobWork, explain, number, unpack
+from opsdeck.jobs.ledger import Done, JobTaken, Ledger, Written, kept
+from opsdeck.jobs.models import Job, State, Step, number
+from opsdeck.jobs.run import JobWork, explain, unpack
 from opsdeck.manifest import Action
 
 if TYPE_CHECKING:
@@ -76,19 +76,7 @@ class Runner:
         steps, hosts, last = await self._read(job)
         actor = actor_of(job)
         resuming = job.fence > 1
-        ledger = Ledger(
-            self._deck.db,
-            self._deck.audit,
-            self._deck.events,
-            job_id=job_id,
-            node=job.node,
-            fence=job.fence,
-            actor=actor,
-            steps=map(StepState.of, steps),
-            next_line=last + 1,
-            kept_bytes=job.log_bytes,
-            tap=tap,
-        )
+        ledger = Ledger.of(self._deck, job, actor, steps, last_line=last, tap=tap)
         work = JobWork(self._deck, job, hosts, ledger, actor, resuming=resuming)
         self._deck.events.publish(JobChanged(job_id=job_id, state=State.RUNNING))
         main = asyncio.create_task(self._work(job, work), name=f"job {job.id}")
@@ -148,7 +136,7 @@ class Runner:
                     )
                     return None
                 receipt = await action.run(work, given) if action.run is not None else None
-                return unpack(receipt, f"{job.plugin}.{job.action}")
+                return unpack(receipt, f"{job.plugin}.{job.action}", work.redactor_for(""))
         except (SystemExit, KeyboardInterrupt) as fault:
             raise _Escaped(fault) from fault
 

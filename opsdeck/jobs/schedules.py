@@ -21,6 +21,7 @@ from opsdeck.clock import utcnow
 from opsdeck.errors import Conflict, Invalid, NotFound
 from opsdeck.jobs import consent, params
 from opsdeck.jobs.models import Schedule, Slot
+from opsdeck.jobs.targets import hosts_for
 from opsdeck.jobs.timing import Timing, timing
 from opsdeck.manifest import Targets
 
@@ -277,13 +278,9 @@ class Schedules:
         action = self._deck.plugins.action(row.plugin, row.action)
         self._deck.accounts.authorise(actor, action, row.plugin)
         chosen = params.dump(params.parse(row.plugin, action, raw))
-        hosts: tuple[str, ...] = ()
-        if action.targets is Targets.HOSTS:
-            if not row.selector:
-                raise Invalid(f"{action.title} works on hosts: say which.", field="selector", hint="--on all")
-            hosts = tuple(host.name for host in await self._deck.inventory.select(row.selector))
-        elif row.selector:
+        if row.selector and action.targets is Targets.CONSOLE:
             raise Invalid(f"{action.title} works on the console, not on hosts.", field="selector", hint="leave it out")
+        hosts = await hosts_for(self._deck.inventory, action, row.selector)
         consent.check(action, hosts, confirm, actor)
         return chosen
 

@@ -200,7 +200,7 @@ class Services:
                 one.enter(Phase.STUCK)
                 _log.error("%s was told to stop and goes on", _name(tended, one.key))
                 return
-        del tended.instances[one.key]
+        tended.instances.pop(one.key, None)
         if one.crashes >= self._pace.crashes:
             await self._over(_name(tended, one.key))
 

@@ -12,6 +12,7 @@ from sqlmodel import col
 from opsdeck import __version__
 from opsdeck.clock import utcnow
 from opsdeck.errors import Conflict, OpsDeckError
+from opsdeck.health import HEADS
 from opsdeck.jobs import retention
 from opsdeck.jobs.leases import BEAT
 from opsdeck.jobs.models import Node
@@ -73,20 +74,27 @@ async def _present(deck: Deck, stop: asyncio.Event) -> None:
 
 
 async def _keep_house(deck: Deck, stop: asyncio.Event) -> None:
-    """Keep history within its days and its budget: one node at a time, a while after the start, then every hour."""
+    """Keep house a while after the start and every hour, on one node at a time."""
     wait = 60.0
     while not await _waited(stop, wait):
         wait = HOUSEKEEPING_SECONDS
         try:
-            async with deck.leases.hold(["housekeeping"], f"node:{deck.node}", "keeping history within its budget"):
-                settings = deck.settings
-                pruned = await retention.prune(deck.db, days=settings.history_days, megabytes=settings.history_mb)
-                if pruned.jobs or pruned.logs:
-                    _log.info("history: %d jobs and %d logs removed", pruned.jobs, pruned.logs)
+            async with deck.leases.hold(["housekeeping"], f"node:{deck.node}", "keeping house"):
+                await keep_house(deck)
         except Conflict:
             continue
         except OpsDeckError as fault:
-            _log.warning("history was not kept within its budget: %s", fault)
+            _log.warning("housekeeping stopped: %s", fault)
+
+
+async def keep_house(deck: Deck) -> None:
+    """Keep history within its days and budget, forget old logins, and write the audit head beside the database."""
+    settings = deck.settings
+    pruned = await retention.prune(deck.db, days=settings.history_days, megabytes=settings.history_mb)
+    if pruned.jobs or pruned.logs:
+        _log.info("history: %d jobs and %d logs removed", pruned.jobs, pruned.logs)
+    await deck.accounts.prune()
+    await deck.audit.keep_head(settings.home / HEADS)
 
 
 async def _waited(stop: asyncio.Event, seconds: float) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opsdeck.errors import Conflict, Invalid, NotFound, OpsDeckError
-from opsdeck.jobs.access import Access, Lane, shown
+from opsdeck.jobs.access import Access, Lane, hide_logins, shown
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Command, Completed, ProcessGroup, Script, Stream
 from opsdeck.ssh.detached import Phase
@@ -60,9 +60,8 @@ class StepWork(Access):
 
     async def _resolved(self) -> Endpoint:
         endpoint = await self._work.endpoint(self.host.name)
-        for value in (endpoint.sudo_password, _password(endpoint)):
-            if value:
-                self._redactor.add(value)
+        hide_logins(self._redactor, endpoint)
+        hide_logins(self._work.redactor_for(""), endpoint)
         return endpoint
 
     async def clear(self) -> None:
@@ -231,13 +230,9 @@ class StepWork(Access):
 
     def _told(self, gone: bool) -> None:
         if gone:
-            self._say("info", "ended on the host; none of its processes is left")
+            self._say("info", "ended on the host; nothing is left of its process group")
             if not self._work.ledger.steps[self.host.name].note:
                 self.note("ended on the host")
         else:
             self._say("bad", "it may still run on the host: its end was not seen")
             self.note("may still run on the host")
-
-
-def _password(endpoint: Endpoint) -> Sensitive | None:
-    return endpoint.credential.secret if endpoint.credential.method == "password" else None

@@ -281,8 +281,3 @@ async def apply(step: StepRun, request: Request, *, update: bool = False, label:
 def _version(seen: Look, move: Move) -> str:
     found = seen.packages.get(move.name.partition(":")[0])
     return found.installed if found else ""
-
-
-def hold_command(names: Sequence[str], *, hold: bool = True) -> Command:
-    """Build what holds packages at their version, or lets them go."""
-    return Command(("apt-mark", "hold" if hold else "unhold", "--", *(package_name(name) for name in names)), sudo=True)

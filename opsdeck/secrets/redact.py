@@ -15,7 +15,9 @@ import html
 import json
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, TypeVar
 from urllib.parse import quote, quote_plus
 
 from opsdeck.secrets.sensitive import MASK, Sensitive
@@ -27,6 +29,7 @@ SHORTEST_LINE = 8
 """Shortest line of a secret of several lines that is looked for on its own."""
 
 PIECE = 64
+T = TypeVar("T")
 _MASK = MASK.encode()
 
 
@@ -36,7 +39,7 @@ class Redactor:
     def __init__(self, secrets: Iterable[Sensitive] = ()) -> None:
         self._seen: set[str] = set()
         self._patterns: list[bytes] = []
-        self._beginnings: set[bytes] = set()
+        self._beginnings: set[bytes] | None = None
         self.longest = 0
         self.add(*secrets)
 
@@ -49,11 +52,21 @@ class Redactor:
         if not fresh:
             return
         self._seen |= fresh
-        found = set(self._patterns)
-        for text in fresh:
-            found.update(_forms(text))
-        self._patterns = sorted(found)
-        self._beginnings = {pattern[:size] for pattern in self._patterns for size in range(1, len(pattern))}
+        self._look_for(form for text in fresh for form in _forms(text))
+
+    def add_key(self, key: Sensitive) -> None:
+        """Hide a private key from now on: its lines as they are, without the many forms of other secrets.
+
+        Every host's login has one, and some are long: all their forms would make each chunk of output ten times as
+        dear, and whatever prints a key prints its lines.
+        """
+        if key.reveal() not in self._seen:
+            self._seen.add(key.reveal())
+            self._look_for(_lines(key.reveal()))
+
+    def _look_for(self, patterns: Iterable[bytes]) -> None:
+        self._patterns = sorted({*self._patterns, *patterns})
+        self._beginnings = None
         self.longest = max(map(len, self._patterns), default=0)
 
     def text(self, text: str) -> str:
@@ -62,6 +75,21 @@ class Redactor:
             return text
         data = text.encode("utf-8", "surrogateescape")
         return Stream(self).whole(data).decode("utf-8", "surrogateescape")
+
+    def data(self, value: T) -> T:
+        """Give plain data (mappings, sequences, frozen dataclasses, texts) with every known secret as `••••`."""
+        if not self._patterns:
+            return value
+        masked: Any = value
+        if type(value) is str:
+            masked = self.text(str(value))
+        elif isinstance(value, Mapping):
+            masked = {self.data(key): self.data(part) for key, part in value.items()}
+        elif isinstance(value, list | tuple):
+            masked = type(value)(self.data(part) for part in value)
+        elif is_dataclass(value) and not isinstance(value, type):
+            masked = replace(value, **{field.name: self.data(getattr(value, field.name)) for field in fields(value)})
+        return masked  # type: ignore[no-any-return]
 
     def stream(self) -> Stream:
         """Give a stream of its own for one channel of output."""
@@ -76,6 +104,8 @@ class Redactor:
 
     def undecided(self, data: bytes, start: int) -> int:
         """Give where, from `start`, the end of `data` may be the beginning of a pattern; its length when nowhere."""
+        if self._beginnings is None:
+            self._beginnings = {pattern[:size] for pattern in self._patterns for size in range(1, len(pattern))}
         for at in range(max(start, len(data) - self.longest + 1), len(data)):
             if data[at:] in self._beginnings:
                 return at
@@ -140,11 +170,7 @@ class Stream:
 
 def _forms(text: str) -> Iterator[bytes]:
     """Give every form of a secret that is looked for, in pieces."""
-    lines = text.splitlines()
-    if len(lines) > 1:
-        for line in lines:
-            if len(line.strip()) >= SHORTEST_LINE and not line.startswith("-----"):
-                yield from _pieces(line.strip().encode("utf-8", "surrogateescape"))
+    yield from _lines(text)
     whole = text.strip("\r\n")
     if not whole:
         return
@@ -154,6 +180,15 @@ def _forms(text: str) -> Iterator[bytes]:
     for raw in {whole.encode("utf-8", "surrogateescape"), text.encode("utf-8", "surrogateescape")}:
         for encoded in _base64s(raw):
             yield from _pieces(encoded)
+
+
+def _lines(text: str) -> Iterator[bytes]:
+    """Give the lines of a text of several, without those that only frame it."""
+    lines = text.splitlines()
+    if len(lines) > 1:
+        for line in lines:
+            if len(line.strip()) >= SHORTEST_LINE and not line.startswith("-----"):
+                yield from _pieces(line.strip().encode("utf-8", "surrogateescape"))
 
 
 def _texts(text: str) -> set[str]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 
 from sqlmodel import col, select, update
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -45,22 +46,31 @@ class SecretInfo:
 class SecretStore:
     """The named values of this installation."""
 
-    def __init__(self, db: Database, keyring: Keyring, audit: AuditLog) -> None:
+    def __init__(
+        self,
+        db: Database,
+        keyring: Keyring,
+        audit: AuditLog,
+        more: Callable[[], Iterable[SecretKind]] = tuple,
+    ) -> None:
+        """`more` gives the kinds that plugins declare, asked when a secret is set or the kinds are listed."""
         self._db = db
         self._keyring = keyring
         self._audit = audit
-        self._checks = dict(BUILT_IN)
+        self._more = more
+
+    @cached_property
+    def _checks(self) -> dict[str, Callable[[str], None]]:
+        checks = dict(BUILT_IN)
+        for kind in self._more():
+            if kind.check is not None or kind.name not in checks:
+                checks[kind.name] = kind.check or (lambda _text: None)
+        return checks
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """Give the kinds of secret that may be set."""
         return tuple(sorted(self._checks))
-
-    def add_kinds(self, kinds: Iterable[SecretKind]) -> None:
-        """Take the kinds that plugins declare."""
-        for kind in kinds:
-            if kind.check is not None or kind.name not in self._checks:
-                self._checks[kind.name] = kind.check or (lambda _text: None)
 
     async def set(
         self, name: str, value: Sensitive, *, kind: str = "text", note: str | None = None, actor: Actor

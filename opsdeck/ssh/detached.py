@@ -240,6 +240,10 @@ async def follow(
                 raise LinkLost(endpoint.name, f"the following ended with {done.signal}", may_have_run=True)
             done.check(endpoint.name)
             now = await state(run, endpoint, unit, sudo)
+        except (LinkLost, Unreachable):
+            if clock() - contact > patience:
+                raise
+        else:
             contact = clock()
             if now.phase is Phase.ENDED and position >= now.log_size:
                 break
@@ -247,10 +251,6 @@ async def follow(
                 raise LinkLost(
                     endpoint.name, "the host was restarted, or the keeper of the command was killed", may_have_run=True
                 )
-        except (LinkLost, Unreachable) as error:
-            gone = isinstance(error, LinkLost) and "keeper" in error.message
-            if gone or clock() - contact > patience:
-                raise
         pause = _PAUSE_FIRST if position > before else min(pause * 2, _PAUSE_MOST)
         await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - to spread, not to hide
     return Completed(

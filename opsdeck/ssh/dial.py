@@ -72,7 +72,7 @@ class _Believer(asyncssh.SSHClient):
         return self.shown.openssh in self._pinned
 
 
-class Keyring:
+class PrivateKeys:
     """Private keys as asyncssh wants them, opened once each and kept in memory only."""
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class Keyring:
 
 
 async def dial(
-    endpoint: Endpoint, tunnel: asyncssh.SSHClientConnection | None, keyring: Keyring, patience: Patience
+    endpoint: Endpoint, tunnel: asyncssh.SSHClientConnection | None, private_keys: PrivateKeys, patience: Patience
 ) -> asyncssh.SSHClientConnection:
     """Connect and log in, through `tunnel` if given.
 
@@ -123,7 +123,7 @@ async def dial(
     """
     pinned = tuple(OfferedKey.of(text) for text in endpoint.host_keys)
     believer = _Believer(pinned)
-    options = await _login(endpoint.credential, keyring)
+    options = await _login(endpoint.credential, private_keys)
     if pinned:
         options["server_host_key_algs"] = signature_algorithms(pinned)
     try:
@@ -222,16 +222,16 @@ async def _other_key(
     return keys[0] if keys else None
 
 
-async def _login(credential: Credential, keyring: Keyring) -> dict[str, object]:
+async def _login(credential: Credential, private_keys: PrivateKeys) -> dict[str, object]:
     """Give the arguments of `asyncssh.connect` that offer this credential and no other."""
     options: dict[str, object] = {"agent_path": None, "client_keys": None, "preferred_auth": "publickey"}
     if credential.method is Method.PASSWORD:
         options["password"] = credential.secret.reveal()
         options["preferred_auth"] = "password,keyboard-interactive"
     elif credential.method is Method.KEY:
-        options["client_keys"] = [(await keyring.key(credential), None)]
+        options["client_keys"] = [(await private_keys.key(credential), None)]
     elif credential.method is Method.CERTIFICATE:
-        options["client_keys"] = [(await keyring.key(credential), _certificate(credential))]
+        options["client_keys"] = [(await private_keys.key(credential), _certificate(credential))]
     else:
         options["client_keys"] = await _agent_keys(credential)
     return options

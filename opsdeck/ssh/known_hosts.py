@@ -11,7 +11,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from opsdeck.errors import Invalid
-from opsdeck.ssh.endpoint import Endpoint
 from opsdeck.ssh.hostkeys import OfferedKey
 
 
@@ -84,14 +83,9 @@ def keys_for(known: Iterable[KnownHost], address: str, port: int = 22) -> tuple[
     return tuple(dict.fromkeys(key for key in keys if key not in revoked))
 
 
-def export(endpoints: Iterable[Endpoint]) -> str:
-    """Write the pins of endpoints as known_hosts lines."""
-    lines = [
-        f"{lookup_name(endpoint.address, endpoint.port)} {key}\n"
-        for endpoint in endpoints
-        for key in endpoint.host_keys
-    ]
-    return "".join(lines)
+def line(address: str, port: int, public: str) -> str:
+    """Write a server's public key, in OpenSSH form, as a known_hosts line for other tools."""
+    return f"{lookup_name(address, port)} {public}\n"
 
 
 def _hashed(pattern: str, name: str) -> bool:

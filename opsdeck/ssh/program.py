@@ -25,7 +25,7 @@ from opsdeck.ssh.errors import SudoRefused
 
 # Within single quotes every shell takes these as they are. A backslash too, unless a quote or backslash follows it.
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 ./:=,+@_-")
-_ESCAPED = tuple(chr(byte) if byte in _PLAIN else f"\\{byte:03o}" for byte in range(256))
+_ESCAPED = {byte: f"\\{byte:03o}" for byte in range(256) if byte not in _PLAIN}
 _LINE = """exec /bin/sh -c 'eval "$(printf "%s")"'"""
 _FROM_STDIN = """exec /bin/sh -c 'IFS= read -r _od_p && eval "$_od_p"'"""
 # Bytes of the line with a program in it; csh and the like have limits of their own for a word.
@@ -180,7 +180,7 @@ def compose(endpoint: Endpoint, task: Task, *, has_stdin: bool | None = None) ->
 
 def _carry(program: bytes) -> tuple[str, bytes]:
     """Give the line for the login shell, and what of the program goes on stdin."""
-    line = _LINE.replace("%s", "".join(_ESCAPED[byte] for byte in program))
+    line = _LINE.replace("%s", program.decode("latin-1").translate(_ESCAPED))
     if len(line) <= _LINE_LIMIT:
         return line, b""
     return _FROM_STDIN, b'_od_p=$(head -c %d); eval "$_od_p"\n%b' % (len(program), program)

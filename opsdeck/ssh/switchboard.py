@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import asyncssh
 
 from opsdeck.errors import OpsDeckError, Unavailable
-from opsdeck.ssh.dial import Keyring, Patience, Refusal, Transient, dial
+from opsdeck.ssh.dial import Patience, PrivateKeys, Refusal, Transient, dial
 from opsdeck.ssh.endpoint import Endpoint
 from opsdeck.ssh.errors import LoginRefused, Unreachable
 from opsdeck.ssh.link import ConnectionState, Link
@@ -48,7 +48,7 @@ class Switchboard:
         self._starts: dict[str, asyncio.Semaphore] = defaultdict(lambda: asyncio.Semaphore(starts_per_bastion))
         self._starts_total = asyncio.Semaphore(starts_total)
         self._refused: OrderedDict[str, _Refused] = OrderedDict()
-        self._keyring = Keyring()
+        self._private_keys = PrivateKeys()
         self._leaving: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -141,10 +141,10 @@ class Switchboard:
     async def _login(self, endpoint: Endpoint, identity: str, through: Link | None) -> Link:
         try:
             if through is None:
-                connection = await dial(endpoint, None, self._keyring, self._patience)
+                connection = await dial(endpoint, None, self._private_keys, self._patience)
             else:
                 async with through.held():
-                    connection = await dial(endpoint, through.connection, self._keyring, self._patience)
+                    connection = await dial(endpoint, through.connection, self._private_keys, self._patience)
         except Refusal:
             raise self._refuse(endpoint, identity) from None
         self._refused.pop(identity, None)

@@ -146,9 +146,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=3)
     given = parser.parse_args()
     counts = [int(part) for part in given.hosts.split(",")]
-    print(
-        f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}; the hosts' sshd runs on the same cores.\n"
-    )
+    machine = f"Python {platform.python_version()}, {os.cpu_count()} cores, {platform.machine()}"
+    print(f"{machine}; the hosts' sshd runs on the same cores.\n")
     with (
         tempfile.TemporaryDirectory() as place,
         RealSshd(Path(place) / "sshd", addresses=max(counts), max_startups="300:30:400") as sshd,

@@ -10,10 +10,9 @@ import json
 import sys
 import time
 
-from opsdeck.jobs.jobs import Submission
-
 from opsdeck.actor import Actor, Door, Role
 from opsdeck.deck import Deck
+from opsdeck.jobs.jobs import Submission
 from opsdeck.settings import load
 
 WHO = Actor("bench", Role.ADMIN, Door.CLI, stepped_up=True)

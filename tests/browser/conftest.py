@@ -7,10 +7,12 @@ import contextlib
 import shutil
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
+from opsdeck_web import serve
 
 from opsdeck.actor import SYSTEM, Role
 from opsdeck.db import Database
@@ -22,10 +24,10 @@ from opsdeck.plugins import Plugins
 from opsdeck.secrets.keyring import Keyring
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.settings import Settings
-from opsdeck_web import serve
 
 T = TypeVar("T")
 PASSWORD = "correct horse battery"
+RENEWAL = date.today() + timedelta(days=320)  # noqa: DTZ011 - a day far enough to be shown with its year
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-background-networking",
@@ -106,7 +108,7 @@ async def enrol(deck: Deck, host: Any) -> None:
     await deck.secrets.set(f"key-{host.name}", Sensitive(host.private_key), kind="ssh-key", actor=SYSTEM)
     form = HostIn(
         name=host.name, address=host.address, port=host.port, user=host.user, credential=f"key-{host.name}",
-        tags={"role": "edge"}, region="Tokyo", quota_bytes=10**12,
+        tags={"role": "edge"}, region="Los Angeles", quota_bytes=20 * 10**12, renewal=RENEWAL,
     )  # fmt: skip
     await deck.inventory.add(form, SYSTEM)
     contact = await deck.host_keys.contact(host.name, SYSTEM)
@@ -149,7 +151,7 @@ class Watch:
 
     def __init__(self, page: Any, url: str) -> None:
         self.faults: list[str] = []
-        page.on("console", lambda message: self._heard(message))
+        page.on("console", self._heard)
         page.on("pageerror", lambda fault: self.faults.append(f"error: {fault}"))
         page.on("request", lambda request: self._asked(request.url, url))
 

@@ -43,6 +43,7 @@ PAGES = (
 )
 WIDE = {"width": 1360, "height": 880}
 NARROW = {"width": 360, "height": 740}
+BROADER = "tables => tables.map(table => table.scrollWidth - table.parentElement.clientWidth).filter(more => more > 0)"
 LOOKS = {
     "wide-light": {"viewport": WIDE, "color_scheme": "light"},
     "narrow-dark": {"viewport": NARROW, "color_scheme": "dark", "has_touch": True},
@@ -94,6 +95,9 @@ def test_every_page_stays_within_its_frame(lived_in: Any, open_tab: Callable[...
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert wide <= 0, f"{path} is {wide} px too wide in {look}"
             assert page.locator("h1").count() >= 1, path
+            if path != "/audit":
+                broad = page.locator(".table").evaluate_all(BROADER)
+                assert broad == [], f"{path}: a table is broader than its card in {look}"
 
 
 def test_targets_are_large_enough_for_a_thumb(lived_in: Any, open_tab: Callable[..., Any]) -> None:

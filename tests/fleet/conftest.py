@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from opsdeck.actor import SYSTEM
+from opsdeck.builtin import plugin
+from opsdeck.db.migrate import upgrade_at
+from opsdeck.deck import Deck
 from opsdeck.errors import Unavailable
+from opsdeck.forms import checked
+from opsdeck.inventory.forms import HostIn
 from opsdeck.lab.fleet import Fleet, HostSpec, missing
+from opsdeck.plugins import Plugins
+from opsdeck.secrets.keyring import Keyring
+from opsdeck.secrets.sensitive import Sensitive
+from opsdeck.settings import Settings
 
 HOSTS = (HostSpec("web1"), HostSpec("web2"), HostSpec("small1", disk_mb=96))
 
@@ -37,3 +48,27 @@ def fleet(lab: Fleet) -> Iterator[Fleet]:
     for host in lab.hosts():
         host.restore()
         host.start()
+
+
+@pytest.fixture
+async def deck(tmp_path: Path, fleet: Fleet) -> AsyncIterator[Deck]:
+    """A deck that knows web1 (as ops, sudo without password) and web2 (as opspw, sudo with one), pinned."""
+    core = Plugins()
+    core.add("core", plugin)
+    settings = Settings(home=tmp_path / "deck")
+    settings.home.mkdir(mode=0o700)
+    Keyring.create(settings.key_file)
+    await upgrade_at(settings.url, core)
+    async with Deck.open(settings, plugins=core, kind="server") as deck:
+        one = fleet.host("web1")
+        await deck.secrets.set("lab", Sensitive(one.private_key.read_text()), kind="ssh-key", actor=SYSTEM)
+        await deck.secrets.set("sudo", Sensitive(one.password), kind="password", actor=SYSTEM)
+        for name, user, more in (
+            ("web1", "ops", {"sudo": "nopasswd"}),
+            ("web2", "opspw", {"sudo": "password", "sudo_secret": "sudo"}),
+        ):
+            lab = fleet.host(name)
+            form = {"name": name, "address": lab.address, "user": user, "credential": "lab"} | more
+            await deck.inventory.add(checked(HostIn, form), SYSTEM)
+            await deck.host_keys.pin(name, lab.host_key, SYSTEM)
+        yield deck

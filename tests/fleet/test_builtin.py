@@ -4,51 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from opsdeck.actor import Actor, Door, Role
-from opsdeck.builtin import plugin
-from opsdeck.db import Database, migrate
 from opsdeck.deck import Deck
-from opsdeck.inventory.models import Host, HostKey
 from opsdeck.jobs.jobs import Submission
-from opsdeck.plugins import Plugins
-from opsdeck.secrets.keyring import Keyring
-from opsdeck.secrets.sensitive import Sensitive
-from opsdeck.settings import Settings
 
 BOSS = Actor("boss@cli", Role.ADMIN, Door.CLI, stepped_up=True)
-
-
-@pytest.fixture
-async def deck(tmp_path: Path, fleet: Any) -> AsyncIterator[Deck]:
-    """Give a deck that knows web1 (as ops, sudo without password) and web2 (as opspw, sudo with one)."""
-    core = Plugins()
-    core.add("core", plugin)
-    settings = Settings(home=tmp_path / "deck")
-    settings.home.mkdir(mode=0o700)
-    Keyring.create(settings.key_file)
-    database = Database(settings.url)
-    await migrate.upgrade(database, core)
-    await database.close()
-    async with Deck.open(settings, plugins=core, kind="server") as deck:
-        one = fleet.host("web1")
-        await deck.secrets.set("lab", Sensitive(one.private_key.read_text()), kind="ssh-key", actor=BOSS)
-        await deck.secrets.set("sudo", Sensitive(one.password), kind="password", actor=BOSS)
-        async with deck.db.write() as session:
-            for name, user, way in (("web1", "ops", "nopasswd"), ("web2", "opspw", "password")):
-                lab = fleet.host(name)
-                row = Host(name=name, address=lab.address, user=user, credential="lab", sudo=way)
-                row.sudo_secret = "sudo" if way == "password" else None
-                session.add(row)
-                await session.flush()
-                pinned = {"algorithm": lab.host_key.split()[0], "public": lab.host_key, "state": "pinned"}
-                session.add(HostKey(host_id=row.id, fingerprint="x", **pinned))
-        yield deck
 
 
 async def run(deck: Deck, action: str, on: str = "all", **params: Any) -> Any:

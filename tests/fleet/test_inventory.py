@@ -2,51 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
-import pytest
-
 from opsdeck.actor import Actor, Door, Role
-from opsdeck.builtin import plugin
 from opsdeck.builtin.sampler import Sampler
-from opsdeck.db import Database, migrate
 from opsdeck.deck import Deck
-from opsdeck.inventory.forms import HostIn, HostPatch, checked
+from opsdeck.forms import checked
+from opsdeck.inventory.forms import HostPatch
 from opsdeck.jobs.jobs import Submission
-from opsdeck.plugins import Plugins
-from opsdeck.secrets.keyring import Keyring
 from opsdeck.secrets.sensitive import Sensitive
-from opsdeck.settings import Settings
 
 BOSS = Actor("boss@cli", Role.ADMIN, Door.CLI, stepped_up=True)
-
-
-@pytest.fixture
-async def deck(tmp_path: Path, fleet: Any) -> AsyncIterator[Deck]:
-    """Give a deck that knows web1 (as ops, sudo without password) and web2 (as opspw, sudo with one), pinned."""
-    core = Plugins()
-    core.add("core", plugin)
-    settings = Settings(home=tmp_path / "deck")
-    settings.home.mkdir(mode=0o700)
-    Keyring.create(settings.key_file)
-    database = Database(settings.url)
-    await migrate.upgrade(database, core)
-    await database.close()
-    async with Deck.open(settings, plugins=core, kind="server") as deck:
-        one = fleet.host("web1")
-        await deck.secrets.set("lab", Sensitive(one.private_key.read_text()), kind="ssh-key", actor=BOSS)
-        await deck.secrets.set("sudo", Sensitive(one.password), kind="password", actor=BOSS)
-        for name, user, more in (
-            ("web1", "ops", {"sudo": "nopasswd"}),
-            ("web2", "opspw", {"sudo": "password", "sudo_secret": "sudo"}),
-        ):
-            lab = fleet.host(name)
-            form = {"name": name, "address": lab.address, "user": user, "credential": "lab"} | more
-            await deck.inventory.add(checked(HostIn, form), BOSS)
-            await deck.host_keys.pin(name, lab.host_key, BOSS)
-        yield deck
 
 
 async def run(deck: Deck, action: str, on: str = "all") -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import inspect
 import re
 from pathlib import Path
@@ -60,10 +61,19 @@ def sources(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*.py") if "/template/" not in file.as_posix())
 
 
+def _parsed(file: Path) -> ast.Module:
+    """Parse a module. CPython 3.11 gives up on it when the collector ends somebody's greenlet meanwhile."""
+    gc.disable()
+    try:
+        return ast.parse(file.read_text())
+    finally:
+        gc.enable()
+
+
 def imports(file: Path) -> set[str]:
     """Give every module of ours that a file imports, at its top or inside functions."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(_parsed(file)):
         if isinstance(node, ast.Import):
             found |= {name.name for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
@@ -88,7 +98,9 @@ def test_a_plugin_imports_the_public_surface_and_itself_only() -> None:
             assert not bad, f"{file.relative_to(ROOT)} imports {sorted(bad)}"
 
 
-@pytest.mark.parametrize(("door", "openers"), [("cli", {"cli"}), ("builtin", {"builtin"}), ("lab", {"lab", "cli"})])
+@pytest.mark.parametrize(
+    ("door", "openers"), [("cli", {"cli", "api.py"}), ("builtin", {"builtin"}), ("lab", {"lab", "cli"})]
+)
 def test_no_room_leans_on_a_door(door: str, openers: set[str]) -> None:
     for file in sources(ROOT / "opsdeck"):
         if file.relative_to(ROOT / "opsdeck").parts[0] not in openers:

@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import textwrap
-import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -243,6 +242,38 @@ def test_a_second_of_a_name_does_not_push_out_the_first(shelf: Shelf) -> None:
     assert "loaded already" in faults(found, "good")
 
 
+def imported(name: str) -> bool:
+    return any(module.startswith(f"plug_{name}_") for module in sys.modules)
+
+
+def test_a_found_plugin_is_imported_when_it_is_needed(shelf: Shelf) -> None:
+    shelf.put("lazy1", GOOD)
+    shelf.put("lazy2", MANIFEST)
+    shelf.put("lazy3", MANIFEST + "from os.path import *\n")
+    found = Plugins()
+    found.find(group=shelf.group)
+    assert not imported("lazy")
+    assert found.manifest("nobody") is None
+    assert set(found.callers("opsdeck_on_event")) == {"lazy1"}
+    assert not imported("lazy2")
+    assert imported("lazy3"), "a star may bring a hook without naming it"
+    assert found.manifest("lazy2") is found.manifests["lazy2"]
+    assert list(found.manifests) == ["lazy1", "lazy2", "lazy3"]
+
+
+def test_a_found_plugin_that_fails_is_reported_when_it_is_needed(shelf: Shelf) -> None:
+    shelf.put("bad", "raise RuntimeError('imported')")
+    shelf.put("core", GOOD)
+    found = Plugins()
+    found.find(group=shelf.group)
+    assert set(found.callers("opsdeck_health")) == {"core"}
+    with pytest.raises(NotFound, match=r"is not loaded: RuntimeError: imported"):
+        found.action("bad", "do")
+    found = Plugins()
+    found.find(group=shelf.group)
+    assert [fault.plugin for fault in found.faults] == ["bad"]
+
+
 def test_the_core_comes_first(shelf: Shelf) -> None:
     shelf.put("cdn", GOOD)
     shelf.put("core", GOOD)
@@ -362,8 +393,7 @@ class Odd:
 
 def test_an_object_that_cannot_even_be_looked_at_is_named() -> None:
     found = Plugins()
-    began = time.monotonic()
     found.add("odd", Odd())
     assert found.manifests == {}
     assert "SystemExit" in faults(found, "odd")
-    assert time.monotonic() - began < plugins.CALL_SECONDS
+    assert "did not answer" not in faults(found, "odd")

@@ -12,7 +12,8 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.params import FromPath, FromQuery, JSONBody
 from pydantic import BaseModel, ConfigDict, Field
 
-from opsdeck.actor import Actor
+from opsdeck.accounts import permissions
+from opsdeck.actor import Actor, Role
 from opsdeck.deck import Deck
 from opsdeck.jobs.jobs import Submission
 from opsdeck.jobs.models import Job, Step
@@ -53,8 +54,8 @@ async def actions(deck: NamedDependency[Deck], actor: NamedDependency[Actor]) ->
             "plan": action.plan is not None,
         }
         for manifest in deck.plugins.ordered()
-        for action in manifest.actions
-        if not action.hidden
+        for action in manifest.offered
+        if permissions.in_scope(actor, f"{manifest.name}.{action.name}")
     ]
 
 
@@ -99,14 +100,15 @@ async def jobs(
     before: FromQuery[int | None] = None,
     limit: FromQuery[int] = 50,
 ) -> list[dict[str, Any]]:
-    """List jobs, the newest first."""
-    return [as_dict(job, ()) for job in await deck.jobs.list(before=before, limit=limit)]
+    """List jobs, the newest first; a token that is limited to actions sees the jobs of these."""
+    found = await deck.jobs.list(before=before, limit=limit, actions=actor.scopes)
+    return [as_dict(job, ()) for job in found]
 
 
 @get("/jobs/{number:int}")
 async def job(deck: NamedDependency[Deck], actor: NamedDependency[Actor], number: FromPath[int]) -> dict[str, Any]:
     """Give a job with its steps."""
-    return as_dict(await deck.jobs.get(number), await deck.jobs.steps(number))
+    return as_dict(await _seen(deck, actor, number), await deck.jobs.steps(number))
 
 
 @get("/jobs/{number:int}/log")
@@ -119,7 +121,7 @@ async def log(
     limit: FromQuery[int] = 1000,
 ) -> list[dict[str, Any]]:
     """Give lines of a job's log above number `after`, at most 5,000."""
-    await deck.jobs.get(number)
+    await _seen(deck, actor, number)
     lines = await deck.jobs.log(number, after=after, host=host, limit=max(1, min(limit, 5000)))
     return [asdict(line) for line in lines]
 
@@ -135,7 +137,16 @@ async def hosts(
     deck: NamedDependency[Deck], actor: NamedDependency[Actor], on: FromQuery[str] = "all"
 ) -> list[dict[str, Any]]:
     """List the hosts that a selector names."""
+    permissions.require(actor, Role.VIEWER, "list hosts")
     return [host.model_dump(mode="json", exclude={"id"}) for host in await deck.inventory.list(on)]
+
+
+async def _seen(deck: Deck, actor: Actor, number: int) -> Job:
+    """Give a job that the token may look at. Raises `NotFound`, `Refused`."""
+    found = await deck.jobs.get(number)
+    if not permissions.in_scope(actor, f"{found.plugin}.{found.action}"):
+        permissions.require(actor, Role.VIEWER, f"look at job {number}")
+    return found
 
 
 def as_dict(job: Job, steps: tuple[Step, ...]) -> dict[str, Any]:

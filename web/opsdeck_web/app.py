@@ -19,7 +19,6 @@ from litestar.template import TemplateConfig
 from opsdeck import __version__
 from opsdeck.deck import Deck
 from opsdeck.manifest import Manifest
-from opsdeck.plugins import Fault
 from opsdeck_web import api, faults, live
 from opsdeck_web.identity import Identify, signed_in
 from opsdeck_web.pages import (
@@ -118,18 +117,25 @@ def make_app(deck: Deck) -> Litestar:
 
 def mount(app: Litestar, deck: Deck, manifest: Manifest) -> None:
     """Put a plugin's pages and static files under `/p/<name>/`; one that cannot be put there is reported by name."""
-    for route in _routes_of(manifest):
-        try:
+    try:
+        for route in _routes_of(manifest):
             app.register(route)
-        except (LitestarException, TypeError, ValueError, AttributeError) as fault:
-            deck.plugins.faults.append(Fault(manifest.name, "routes", f"{type(fault).__name__}: {fault}"))
+    except (LitestarException, TypeError, ValueError, AttributeError) as fault:
+        deck.plugins.report(manifest.name, "routes", f"{type(fault).__name__}: {fault}")
 
 
 def _routes_of(manifest: Manifest) -> Sequence[Router]:
     routers = []
     if manifest.routes:
-        routers.append(Router(f"/p/{manifest.name}", route_handlers=list(manifest.routes), guards=[signed_in],
-                              include_in_schema=False))  # fmt: skip
+        routers.append(
+            Router(
+                f"/p/{manifest.name}", route_handlers=list(manifest.routes), guards=[signed_in], include_in_schema=False
+            )
+        )
+    if manifest.open_routes:
+        routers.append(
+            Router(f"/p/{manifest.name}", route_handlers=list(manifest.open_routes), include_in_schema=False)
+        )
     folder = _static_of(manifest)
     if folder is not None:
         routers.append(

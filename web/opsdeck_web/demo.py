@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 import socket
 import tempfile
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -89,13 +88,11 @@ def demo(lab: bool, hosts: int, port: int) -> None:
 
 
 async def _play(settings: Settings, plugins: Plugins, place: Path, *, lab: bool, names: Sequence[str]) -> None:
+    from opsdeck.cli.frame import stopped
     from opsdeck_web.serve import address, serve
 
     sock = _listen(settings.bind, settings.port)
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+    stop = stopped()
     async with _lab_hosts(names) if lab else _play_hosts(place / "hosts", names) as (played, key):
         link = await _set_up(settings, plugins, played, key)
 
@@ -120,17 +117,14 @@ def _listen(bind: str, port: int) -> socket.socket:
 async def _set_up(settings: Settings, plugins: Plugins, played: Sequence[PlayedHost], key: Sensitive) -> Sensitive:
     """Make the data folder, know the hosts, make the person; give the one-time login."""
     from opsdeck.accounts.passwords import make_password
-    from opsdeck.db import Database
-    from opsdeck.db.migrate import upgrade
+    from opsdeck.db.migrate import upgrade_at
     from opsdeck.deck import Deck
     from opsdeck.inventory.forms import HostIn
     from opsdeck.secrets.keyring import Keyring
 
     settings.home.mkdir(mode=0o700, parents=True)
     Keyring.create(settings.key_file)
-    database = Database(settings.url)
-    await upgrade(database, plugins)
-    await database.close()
+    await upgrade_at(settings.url, plugins)
     async with Deck.open(settings, plugins=plugins) as deck:
         await deck.secrets.set(CREDENTIAL, key, kind="ssh-key", note="Lets in to the demo's hosts", actor=SYSTEM)
         terms = {place.name: place for place in PLACES}

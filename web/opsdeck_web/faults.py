@@ -119,9 +119,17 @@ def unknown(request: Request[Any, Any, Any], fault: Exception) -> Response[Any]:
     return answer(request, HTTP_500_INTERNAL_SERVER_ERROR, message, _("the console's log has the whole story"))
 
 
+def too_deep(request: Request[Any, Any, Any], fault: RecursionError) -> Response[Any]:
+    """Refuse JSON that is nested deeper than any parameter is."""
+    if not wants_json(request):
+        return unknown(request, fault)
+    return answer(request, 400, "the JSON is nested too deep.", "send plain parameters")
+
+
 HANDLERS: dict[Any, Any] = {
     OpsDeckError: ours,
     NotAuthorizedException: not_logged_in,
     HTTPException: http,
+    RecursionError: too_deep,
     Exception: unknown,
 }

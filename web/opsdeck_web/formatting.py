@@ -122,11 +122,11 @@ def clock(at: datetime) -> str:
 
 
 def day(on: date | None) -> str:
-    """Give a day: `3 Dec`, with the year when it is another one."""
+    """Give a day: `3 Dec`, with the year when the month alone could be mistaken."""
     if on is None:
         return "–"
-    this_year = utcnow().astimezone(reader_zone()).year
-    return format_date(on, _("d MMM") if on.year == this_year else _("d MMM yyyy"), locale=current.get())
+    near = abs((on - utcnow().astimezone(reader_zone()).date()).days) < 300
+    return format_date(on, _("d MMM") if near else _("d MMM yyyy"), locale=current.get())
 
 
 def log_time(at: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import secrets
@@ -12,7 +13,8 @@ from typing import Any
 
 from litestar.connection import ASGIConnection
 from litestar.datastructures import Cookie
-from litestar.exceptions import NotAuthorizedException
+from litestar.enums import ScopeType
+from litestar.exceptions import ClientException, NotAuthorizedException
 from litestar.handlers import BaseRouteHandler
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -23,6 +25,7 @@ from opsdeck.accounts.models import User, WebSession
 from opsdeck.accounts.sessions import STEP_UP_FIELD, step_up_until
 from opsdeck.clock import utcnow
 from opsdeck.deck import Deck
+from opsdeck.errors import Unavailable
 from opsdeck.inventory.models import Host
 from opsdeck.jobs.models import Job, State
 from opsdeck.notify.models import Incident
@@ -31,6 +34,10 @@ from opsdeck_web.visitor import Visitor
 
 COOKIE = "opsdeck_session"
 LIFETIME = timedelta(days=14)
+STRANGERS_BODY = 16 * 1024
+"""Bytes that somebody who is not logged in may send: a login form, with room to spare."""
+LOOK_SECONDS = 5.0
+"""How often the login of who reads a stream is looked at."""
 
 
 @dataclass(frozen=True)
@@ -77,11 +84,49 @@ class Identify(ASGIMiddleware):
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
         path = scope["path"]
         scope["user"] = scope.get("user")
-        if scope["type"] == "http" and not path.startswith(("/static/", "/api/")):
+        if scope["type"] == ScopeType.HTTP and not path.startswith(("/static/", "/api/")):
             shell = await self._shell(scope)
             scope["user"] = shell.visitor
             scope["state"]["shell"] = shell
+            if shell.visitor is None:
+                _refuse_much(scope)
+            elif scope["method"] == "GET":
+                await self._while_logged_in(shell.visitor, scope, receive, send, next_app)
+                return
         await next_app(scope, receive, send)
+
+    async def _while_logged_in(
+        self, visitor: Visitor, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp
+    ) -> None:
+        """Answer, and hang up on a stream whose reader's login has ended: it would tell on for as long as it runs.
+
+        A stream listens for the reader's hanging up; while it does, the session is looked at every few seconds.
+        """
+        cut = False
+
+        async def receive_or_end() -> Any:
+            nonlocal cut
+            task = asyncio.ensure_future(receive())
+            try:
+                while not (await asyncio.wait({task}, timeout=LOOK_SECONDS))[0]:
+                    if not await self._still(visitor):
+                        cut = True
+                        return {"type": "http.disconnect"}
+                return task.result()
+            finally:
+                task.cancel()
+
+        await next_app(scope, receive_or_end, send)
+        if cut:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _still(self, visitor: Visitor) -> bool:
+        """Tell whether a login still holds; while the database cannot answer, it does."""
+        try:
+            async with self._deck.db.read() as session:
+                return (await session.exec(_login(visitor.key))).first() is not None
+        except Unavailable:
+            return True
 
     async def _shell(self, scope: Scope) -> Shell:
         cookies = cookies_of(scope)
@@ -91,15 +136,7 @@ class Identify(ASGIMiddleware):
         key = cookies.get(COOKIE, "")
         if key:
             async with self._deck.db.read() as session:
-                found = (
-                    await session.exec(
-                        select(WebSession, User)
-                        .join(User, col(User.id) == WebSession.user_id)
-                        .where(
-                            WebSession.key == hashed(key), WebSession.expires > utcnow(), col(User.disabled).is_(False)
-                        )
-                    )
-                ).first()
+                found = (await session.exec(_login(key))).first()
                 if found is not None:
                     row, user = found
                     visitor = Visitor(user, key, source_of(scope), _step_up(row.data))
@@ -122,6 +159,22 @@ class Identify(ASGIMiddleware):
                     )
         settle(scope, cookies, visitor)
         return Shell(visitor, language.current.get(), theme_of(cookies, visitor), hosts, running, incidents)
+
+
+def _refuse_much(scope: Scope) -> None:
+    """Refuse a large body from who is not logged in, before anybody reads it: taking a form apart is work."""
+    headers = dict(scope["headers"])
+    size = headers.get(b"content-length", b"0")
+    if b"transfer-encoding" in headers or not size.isdigit() or len(size) > 9 or int(size) > STRANGERS_BODY:
+        raise ClientException("strangers send short forms only", status_code=413)
+
+
+def _login(key: str) -> Any:
+    return (
+        select(WebSession, User)
+        .join(User, col(User.id) == WebSession.user_id)
+        .where(WebSession.key == hashed(key), WebSession.expires > utcnow(), col(User.disabled).is_(False))
+    )
 
 
 def theme_of(cookies: dict[str, str], visitor: Visitor | None) -> str:

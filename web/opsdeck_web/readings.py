@@ -13,11 +13,10 @@ from opsdeck.clock import utcnow
 from opsdeck.db import Database
 from opsdeck.inventory.models import Host, Sample
 from opsdeck.inventory.samples.book import MonthTraffic, SampleBook
+from opsdeck.inventory.terms import RENEWAL_DAYS
 from opsdeck_web.formatting import bytes_
 
 DAY = timedelta(hours=24)
-SOON = 14
-"""Days before its renewal that a host is marked."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ class HostLine:
     @property
     def renews_soon(self) -> bool:
         """Tell whether the renewal is near or past."""
-        return self.renews_in is not None and self.renews_in <= SOON
+        return self.renews_in is not None and self.renews_in <= RENEWAL_DAYS
 
 
 async def host_lines(db: Database, hosts: Sequence[Host]) -> list[HostLine]:
@@ -116,6 +115,8 @@ async def day_of_load(db: Database, ids: Sequence[int], now: datetime | None = N
 def bridged(values: list[float | None]) -> list[float | None]:
     """Close gaps of one or two places, which a poll that came a moment late leaves."""
     whole = list(values)
+    if len(whole) > 1 and whole[-1] is None:
+        whole[-1] = whole[-2]  # the last minute is not over
     for place in range(1, len(whole) - 1):
         after = next((value for value in whole[place + 1 : place + 3] if value is not None), None)
         if whole[place] is None and whole[place - 1] is not None and after is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from litestar.datastructures import MutableScopeHeaders
+from litestar.enums import ScopeType
 from litestar.exceptions import PermissionDeniedException
 from litestar.middleware import ASGIMiddleware
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
@@ -59,7 +60,7 @@ class SameOrigin(ASGIMiddleware):
         self._public = urlsplit(public_url).netloc.lower() if public_url else ""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send, next_app: ASGIApp) -> None:
-        if scope["type"] == "http" and scope["method"] not in SAFE_METHODS:
+        if scope["type"] == ScopeType.HTTP and scope["method"] not in SAFE_METHODS:
             headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
             origin = headers.get("origin")
             allowed = {headers.get("host", "").lower(), self._public} - {""}

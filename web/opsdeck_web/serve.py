@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
-import signal
 import socket
 import sys
 import webbrowser
@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 import uvicorn
 
 from opsdeck.cli import frame
-from opsdeck.db.migrate import upgrade
+from opsdeck.db.migrate import upgrade_at
 from opsdeck.deck import Deck
 from opsdeck.errors import Unavailable
 from opsdeck.plugins import Plugins
@@ -91,18 +91,15 @@ async def serve(
     settings: Settings, plugins: Plugins, sock: socket.socket, ready: Callable[[Deck], None], stop: asyncio.Event
 ) -> None:
     """Bring the tables up to date, then run console and jobs side by side until `stop` is set."""
-    from opsdeck.db import Database
-
-    database = Database(settings.url)
-    try:
-        await upgrade(database, plugins)
-    finally:
-        await database.close()
+    await upgrade_at(settings.url, plugins)
     async with Deck.open(settings, plugins=plugins, kind="server") as deck:
         work = asyncio.create_task(deck.jobs.serve(stop), name="jobs")
         work.add_done_callback(lambda _: stop.set())
         try:
             async with console(deck, sock):
+                # What is there now stays: looking through it again and again would hold up the event loop.
+                gc.collect()
+                gc.freeze()
                 ready(deck)
                 await stop.wait()
         finally:
@@ -116,6 +113,12 @@ def run(bind: str | None, port: int | None, *, open_browser: bool) -> None:
     for noisy in ("asyncssh", "apscheduler", "alembic", "uvicorn.error"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     settings, plugins = frame.settings(), frame.plugins()
+    if not settings.key_file.is_file():
+        raise Unavailable(
+            f"there is no master key at {settings.key_file}.",
+            file=str(settings.key_file),
+            hint="run `opsdeck init`, or check OPSDECK_HOME",
+        )
     sock = listen(bind or settings.bind, settings.port if port is None else port)
 
     def ready(deck: Deck) -> None:
@@ -127,11 +130,7 @@ def run(bind: str | None, port: int | None, *, open_browser: bool) -> None:
             webbrowser.open(url)
 
     async def main() -> None:
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        await serve(settings, plugins, sock, ready, stop)
+        await serve(settings, plugins, sock, ready, frame.stopped())
 
     try:
         asyncio.run(main())

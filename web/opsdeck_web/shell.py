@@ -16,6 +16,8 @@ from litestar import Request
 from litestar.plugins.htmx import HTMXRequest
 from litestar.plugins.jinja import JinjaTemplateEngine
 
+from opsdeck.clock import utcnow
+from opsdeck.inventory.forms import tag_words
 from opsdeck.jobs.models import Job
 from opsdeck.plugins import Plugins
 from opsdeck_web import charts, formatting, states
@@ -71,6 +73,12 @@ def static_version() -> str:
     return digest.hexdigest()[:12]
 
 
+class _Prefixed(PrefixLoader):
+    """Plugins' templates under their plugin's name, which each keeps: by it the plugin's own words are found."""
+
+    load = BaseLoader.load
+
+
 class Frame:
     """The templates of the console and of every plugin, and the navigation around them."""
 
@@ -95,7 +103,7 @@ class Frame:
             trim_blocks=True,
             lstrip_blocks=True,
             extensions=["jinja2.ext.i18n"],
-            loader=ChoiceLoader([PackageLoader("opsdeck_web"), PrefixLoader(loaders)]),
+            loader=ChoiceLoader([PackageLoader("opsdeck_web"), _Prefixed(loaders)]),
         )
         environment.policies["ext.i18n.trimmed"] = True
         words.add(self._plugins.ordered())
@@ -110,7 +118,7 @@ class Frame:
             exact=formatting.exact,
             clock=formatting.clock,
             day=formatting.day,
-            now=formatting.utcnow,
+            now=utcnow,
             charts=charts,
             languages=LANGUAGES,
             html_codes=HTML_CODES,
@@ -125,7 +133,7 @@ class Frame:
             log_time=formatting.log_time,
             local=formatting.local,
             reader_zone=formatting.zone.get,
-            tags_of=lambda host: ", ".join(f"{key}={value}" if value else key for key, value in host.tags.items()),
+            tags_of=lambda host: ", ".join(tag_words(host.tags)),
             zip=lambda *lists: list(zip(*lists, strict=True)),
             choice_texts=lambda plugin, texts: [words.text(text, owner=plugin) for text in texts],
             navigation=self.navigation,

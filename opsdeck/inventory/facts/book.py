@@ -46,6 +46,14 @@ class FactChange:
         """Give the entries of a list that were not there."""
         return _without(self.after, self.before)
 
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """Give the change for people: `- gone` and `+ new` for each entry of a list, else `before → after`."""
+        if isinstance(self.before, list) or isinstance(self.after, list):
+            return (*(f"- {item}" for item in self.gone), *(f"+ {item}" for item in self.new))
+        before, after = ("absent" if value is None else value for value in (self.before, self.after))
+        return (f"{before} → {after}",)
+
 
 def compare(before: Mapping[str, Value], after: Mapping[str, Value]) -> tuple[FactChange, ...]:
     """Give the facts that differ, in the catalogue's order, without those that move by themselves."""

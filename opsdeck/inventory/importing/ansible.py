@@ -6,7 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from opsdeck.inventory.importing.rows import MAX_ROWS, Parsed, Row, jump_name, name_from
+from opsdeck.inventory.importing.rows import MAX_ROWS, Parsed, Row, jump_name
+
+MAX_PLACES = 20 * MAX_ROWS
 
 _RANGE = re.compile(r"\[([0-9]+|[A-Za-z]):([0-9]+|[A-Za-z])(?::([0-9]+))?\]")
 _JUMP = re.compile(r"(?:ProxyJump[= ]|-J ?)['\"]?([^\s'\"]+)")
@@ -38,13 +40,18 @@ class Fleet:
 
     groups: dict[str, Group] = field(default_factory=dict)
     members: dict[str, Member] = field(default_factory=dict)
+    places: int = 0
+    """How often a host stands somewhere: a short file can repeat a long range on every line."""
 
     def group(self, name: str) -> Group:
         """Give a group, new or known."""
         return self.groups.setdefault(name, Group())
 
     def member(self, name: str, line: int, group: str) -> Member:
-        """Give a host of a group, new or known."""
+        """Give a host of a group, new or known. Raises ValueError when hosts stand in more than `MAX_PLACES` places."""
+        self.places += 1
+        if self.places > MAX_PLACES:
+            raise ValueError(f"hosts stand in more than {MAX_PLACES} places")
         member = self.members.setdefault(name, Member(line))
         if group not in member.groups:
             member.groups.append(group)
@@ -66,8 +73,11 @@ class Fleet:
         return ["all", *(name for name in reversed(found) if name != "all")]
 
 
-def expand(pattern: str) -> Iterator[str]:
-    """Give the names that a pattern such as `web[01:10]` stands for. Raises ValueError for a range that is none."""
+def expand(pattern: str, most: int = MAX_ROWS) -> Iterator[str]:
+    """Give the names that a pattern such as `web[01:10]` stands for, at most `most`.
+
+    Raises ValueError for a range that is none, or where there would be more.
+    """
     match = _RANGE.search(pattern)
     if match is None:
         if "[" in pattern and not pattern.startswith("["):
@@ -79,24 +89,17 @@ def expand(pattern: str) -> Iterator[str]:
     if digits != last.isdigit() or step < 1:
         raise ValueError(f"{match[0]} is no range")
     low, high = (int(first), int(last)) if digits else (ord(first), ord(last))
-    if high < low or (high - low) // step >= MAX_ROWS:
+    size = (high - low) // step + 1
+    if high < low or size > most:
         raise ValueError(f"{match[0]} is no range, or too long")
     for value in range(low, high + 1, step):
         text = str(value).zfill(len(first)) if digits else chr(value)
-        yield from expand(pattern[: match.start()] + text + pattern[match.end() :])
+        yield from expand(pattern[: match.start()] + text + pattern[match.end() :], most // size)
 
 
 def rows(fleet: Fleet, parsed: Parsed) -> Parsed:
     """Turn an inventory into rows: a tag for each group; addresses, ports, users, keys, jump hosts from variables."""
-    names: dict[str, str] = {}
-    for called, member in fleet.members.items():
-        name = name_from(called)
-        if not name or name == "all":
-            parsed.wrong(member.line, f"{called!r} cannot name a host here")
-        elif name in names.values():
-            parsed.note(member.line, f"{called!r} has the same name here as another; left out")
-        else:
-            names[called] = name
+    names = parsed.names({called: (member.line, parsed.file) for called, member in fleet.members.items()})
     hops: dict[str, Row] = {}
     for called in names:
         row = _row(fleet, called, parsed, hops, names)

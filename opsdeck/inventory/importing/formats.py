@@ -8,7 +8,7 @@ from pathlib import Path
 
 from opsdeck.errors import Invalid, NotFound
 from opsdeck.inventory.importing import ansible_ini, ansible_yaml, nodes, ssh_config, table
-from opsdeck.inventory.importing.rows import MAX_BYTES, Parsed
+from opsdeck.inventory.importing.rows import Parsed, read_bounded
 
 
 class Format(StrEnum):
@@ -27,15 +27,13 @@ def load(path: Path, format: Format = Format.AUTO) -> tuple[Format, Parsed]:
     try:
         if path.is_dir():
             raise Invalid(f"{path} is a folder.", file=str(path), hint="name a file in it")
-        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else b""
+        data = read_bounded(path)
     except FileNotFoundError:
         raise NotFound(f"There is no file {path}.", file=str(path), hint="name a file that is there") from None
     except OSError as fault:
         raise Invalid(f"{path} cannot be read: {fault.strerror}.", file=str(path), hint="check its rights") from fault
     if not data.strip():
-        raise Invalid(
-            f"{path} is empty or larger than {MAX_BYTES >> 20} MiB.", file=str(path), hint="name another file"
-        )
+        raise Invalid(f"{path} is empty.", file=str(path), hint="name another file")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as fault:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from opsdeck.actor import Actor
 from opsdeck.errors import Invalid, OpsDeckError
-from opsdeck.inventory.forms import HostIn, HostPatch, checked
+from opsdeck.forms import checked
+from opsdeck.inventory.forms import HostIn, HostPatch
 from opsdeck.inventory.importing.rows import Parsed, Problem, Row, name_from
 from opsdeck.inventory.models import Host
 from opsdeck.secrets.sensitive import Sensitive
@@ -127,7 +128,7 @@ async def apply(planned: ImportPlan, inventory: Inventory, secrets: SecretStore,
         return await inventory.apply([form for _, form in planned.added], edits, actor)
     except BaseException:
         for name in made:
-            with contextlib.suppress(OpsDeckError):
+            with contextlib.suppress(OpsDeckError):  # the first error is the one to tell
                 await secrets.remove(name, actor)
         raise
 

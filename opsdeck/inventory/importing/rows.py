@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from opsdeck.inventory.names import RESERVED
 
 MAX_ROWS = 10_000
 MAX_BYTES = 8 << 20
+
+
+def read_bounded(path: Path) -> bytes:
+    """Read a file of at most `MAX_BYTES`; a device or a pipe tells no size, so no more than that is taken.
+
+    Raises `OSError`, also for one that is larger.
+    """
+    with path.open("rb") as stream:
+        data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise OSError(errno.EFBIG, f"it is larger than {MAX_BYTES >> 20} MiB")
+    return data
 
 
 @dataclass(frozen=True)
@@ -50,6 +66,22 @@ class Parsed:
     def note(self, line: int, text: str, *, file: str | None = None) -> None:
         """Note what was left out and does no harm."""
         self.problems.append(Problem(line, text, False, self.file if file is None else file))
+
+    def names(self, called: Mapping[str, tuple[int, str]]) -> dict[str, str]:
+        """Give the host names for what another tool calls hosts; `called` says in which line and file each stands.
+
+        One that cannot name a host here is wrong; of two with the same name here the second is left out.
+        """
+        names: dict[str, str] = {}
+        for text, (line, file) in called.items():
+            name = name_from(text)
+            if not name or name in RESERVED:
+                self.wrong(line, f"{text!r} cannot name a host here", file=file)
+            elif name in names.values():
+                self.note(line, f"{text!r} has the same name here as another; left out", file=file)
+            else:
+                names[text] = name
+        return names
 
 
 def name_from(text: str) -> str:

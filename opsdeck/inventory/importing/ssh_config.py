@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from opsdeck.inventory.importing.rows import MAX_BYTES, MAX_ROWS, Parsed, Row, jump_name, name_from
+from opsdeck.inventory.importing.rows import MAX_ROWS, Parsed, Row, jump_name, read_bounded
 
 MAX_DEPTH = 16
 """Includes within includes, as ssh allows."""
+
+MAX_FILES = 200
+"""Files that one config may include, counted each time: every level of includes could double them."""
 
 _KEYWORD = re.compile(r"\s*([A-Za-z][A-Za-z0-9]*)(?:\s*=\s*|\s+)(.*?)\s*\Z")
 _USED = frozenset({"hostname", "port", "user", "identityfile", "proxyjump"})
@@ -47,7 +50,7 @@ def parse(path: Path, text: str | None = None) -> Parsed:
     parsed = Parsed()
     blocks = [_Block(("*",))]
     aliases: dict[str, _Line] = {}
-    for line in _lines(path, text, parsed, 0):
+    for line in _lines(path, text, _Reading(parsed), ()):
         if line.keyword == "host":
             blocks.append(_Block(line.words))
             for word in line.words:
@@ -60,15 +63,7 @@ def parse(path: Path, text: str | None = None) -> Parsed:
                 parsed.note(line.number, "Match blocks are left out", file=line.file)
         elif line.keyword in _USED:
             blocks[-1].lines.append(line)
-    names: dict[str, str] = {}
-    for alias, line in aliases.items():
-        name = name_from(alias)
-        if not name or name == "all":
-            parsed.wrong(line.number, f"{alias!r} cannot name a host here", file=line.file)
-        elif name in names.values():
-            parsed.note(line.number, f"{alias!r} has the same name here as another; left out", file=line.file)
-        else:
-            names[alias] = name
+    names = parsed.names({alias: (line.number, line.file) for alias, line in aliases.items()})
     if len(names) > MAX_ROWS:
         parsed.wrong(1, f"more than {MAX_ROWS} hosts", file=str(path))
         return parsed
@@ -102,8 +97,7 @@ def _jumps(rows: dict[str, Row], names: dict[str, str], blocks: list[_Block], pa
             continue
         behind = name
         for hop in reversed(line.words[0].split(",")):
-            known = {other: row for other, row in names.items()}
-            raw, given = jump_name(hop, known)
+            raw, given = jump_name(hop, names)
             target = names.get(raw, raw)
             if not target or "%" in hop:
                 parsed.wrong(line.number, f"the jump host {hop!r} cannot be understood", file=line.file)
@@ -132,16 +126,23 @@ def _settings(alias: str, blocks: list[_Block]) -> dict[str, _Line]:
     return found
 
 
-def _lines(path: Path, text: str | None, parsed: Parsed, depth: int) -> Iterator[_Line]:
-    file = str(path)
+@dataclass
+class _Reading:
+    """What is found, and how many files were read for it."""
+
+    parsed: Parsed
+    files: int = 0
+
+
+def _lines(path: Path, text: str | None, reading: _Reading, above: tuple[Path, ...]) -> Iterator[_Line]:
+    file, parsed = str(path), reading.parsed
     if text is None:
         try:
-            if path.stat().st_size > MAX_BYTES:
-                parsed.wrong(1, "the file is too large", file=file)
-                return
-            text = path.read_text("utf-8", "backslashreplace")
+            text = read_bounded(path).decode("utf-8", "backslashreplace")
         except OSError as fault:
             parsed.wrong(1, f"cannot be read: {fault.strerror}", file=file)
+            return
+        if not text:
             return
     for number, raw in enumerate(text.splitlines(), 1):
         if not raw.strip() or raw.lstrip().startswith("#"):
@@ -161,19 +162,27 @@ def _lines(path: Path, text: str | None, parsed: Parsed, depth: int) -> Iterator
         keyword = match[1].lower()
         if keyword != "include":
             yield _Line(file, number, keyword, words)
-        elif depth >= MAX_DEPTH:
-            parsed.wrong(number, "too many files that include each other", file=file)
-        else:
-            for word in words:
-                yield from _included(path, word, number, parsed, depth)
+            continue
+        for word in words:
+            yield from _included(path, word, number, reading, (*above, path.resolve()))
 
 
-def _included(path: Path, word: str, number: int, parsed: Parsed, depth: int) -> Iterator[_Line]:
+def _included(path: Path, word: str, number: int, reading: _Reading, above: tuple[Path, ...]) -> Iterator[_Line]:
     target = Path(word).expanduser()
     base = target if target.is_absolute() else path.parent / target
     anchor = Path(base.anchor)
     found = sorted(anchor.glob(str(base.relative_to(anchor))))
     if not found:
-        parsed.note(number, f"{word} includes no file", file=str(path))
+        reading.parsed.note(number, f"{word} includes no file", file=str(path))
     for other in found:
-        yield from _lines(other, None, parsed, depth + 1)
+        if not other.is_file():
+            reading.parsed.note(number, f"{other} is no file; left out", file=str(path))
+            continue
+        if other.resolve() in above:
+            reading.parsed.wrong(number, f"{other} includes itself", file=str(path))
+            continue
+        if len(above) > MAX_DEPTH or reading.files >= MAX_FILES:
+            reading.parsed.wrong(number, "too many files that include each other", file=str(path))
+            return
+        reading.files += 1
+        yield from _lines(other, None, reading, above)

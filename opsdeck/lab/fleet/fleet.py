@@ -18,6 +18,7 @@ from opsdeck.lab.fleet import cgroups, images
 from opsdeck.lab.fleet.host import PORT, USERS, HostSpec, LabHost, end, mentioning
 from opsdeck.lab.fleet.machine import LabFault, held, mounts_under, require, run, unmount_under
 from opsdeck.lab.fleet.network import RUN_FOLDER, Network, restore_settings
+from opsdeck.secrets.kinds import new_ssh_key
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,28}[a-z0-9])?")
 
@@ -93,10 +94,10 @@ class Fleet:
 
             def make(host: LabHost, image: images.Image) -> LabHost:
                 address = self.network.attach(host.name, host.index, subnet)
-                private, public = _key_pair()
+                private, public = new_ssh_key(host.name)
                 whole = replace(host, address=address, host_key=public)
                 names = f"127.0.0.1 localhost\n{known}"
-                whole.prepare(image, public_key, private, names)
+                whole.prepare(image, public_key, private.encode(), names)
                 whole.start()
                 return whole
 
@@ -200,9 +201,9 @@ class Fleet:
     def _login_key(self) -> str:
         public = self.private_key.with_suffix(".pub")
         if not public.exists():
-            private, line = _key_pair()
+            private, line = new_ssh_key("opsdeck-lab")
             self.private_key.touch(mode=0o600)
-            self.private_key.write_bytes(private)
+            self.private_key.write_text(private)
             public.write_text(f"{line}\n")
         return public.read_text().strip()
 
@@ -248,13 +249,3 @@ class Fleet:
             )
             for row in rows
         ]
-
-
-def _key_pair() -> tuple[bytes, str]:
-    """Make an ed25519 key: the private half as an OpenSSH file, the public one as a line."""
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
-
-    key = Ed25519PrivateKey.generate()
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    return private, key.public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()

@@ -20,6 +20,7 @@ echo journal
 said() { journalctl --no-pager -q -o cat -n 4 --since "@$began" "$@" 2>/dev/null | tail -c 3000; echo; }
 # the program's own words last, so that a unit that is started again and again does not drown them in systemd's
 if [ "$(show ActiveState)" != active ] || [ "$(show NRestarts)" != 0 ]; then
+    timeout 5 journalctl --sync 2>/dev/null # on a busy host the journal is behind what was printed
     said "UNIT=$unit" _PID=1
     said "_SYSTEMD_UNIT=$unit"
 fi

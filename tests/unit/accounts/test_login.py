@@ -14,6 +14,7 @@ from opsdeck.accounts import passwords
 from opsdeck.accounts.accounts import Accounts
 from opsdeck.accounts.limits import TooManyAttempts, source
 from opsdeck.accounts.login import CodeNeeded
+from opsdeck.accounts.permissions import StepUpNeeded
 from opsdeck.accounts.tokens import NotAuthenticated
 from opsdeck.actor import SYSTEM, Actor, Door, Role
 from opsdeck.audit.log import AuditLog, Filters
@@ -27,7 +28,7 @@ WRONG = Sensitive("wrong horse battery")
 @pytest.fixture
 async def with_code(accounts: Accounts) -> pyotp.TOTP:
     """Turn Ada's second factor on; give her app. Its present code was used up by that."""
-    ada = Actor("ada", Role.ADMIN, Door.WEB)
+    ada = Actor("ada", Role.ADMIN, Door.WEB, stepped_up=True)
     enrolment = await accounts.enrol_totp("ada", ada)
     app = pyotp.TOTP(enrolment.seed.reveal())
     await accounts.confirm_totp("ada", enrolment.ticket, app.at(time.time() - 30), ada)
@@ -195,7 +196,7 @@ async def test_asking_for_the_code_again_does_not_forgive_wrong_ones(
 
 
 async def test_enrolment_is_oneself_confirmed_and_bound(accounts: Accounts, password: Sensitive) -> None:
-    vera = Actor("vera", Role.VIEWER, Door.WEB)
+    vera = Actor("vera", Role.VIEWER, Door.WEB, stepped_up=True)
     with pytest.raises(Refused, match="its owner"):
         await accounts.enrol_totp("vera", Actor("ada", Role.ADMIN, Door.WEB))
     enrolment = await accounts.enrol_totp("vera", vera)
@@ -218,8 +219,17 @@ async def test_enrolment_is_oneself_confirmed_and_bound(accounts: Accounts, pass
         await accounts.authenticate("vera", password, "", HERE)
 
 
+async def test_who_finds_a_login_open_cannot_enrol_their_own_app(
+    accounts: Accounts, password: Sensitive, with_code: pyotp.TOTP
+) -> None:
+    for name, role in (("vera", Role.VIEWER), ("ada", Role.ADMIN)):
+        with pytest.raises(StepUpNeeded, match="prove again"):
+            await accounts.enrol_totp(name, Actor(name, role, Door.WEB))
+    assert await accounts.authenticate("ada", password, with_code.now(), HERE)
+
+
 async def test_an_enrolment_grows_old(accounts: Accounts, monkeypatch: pytest.MonkeyPatch) -> None:
-    vera = Actor("vera", Role.VIEWER, Door.WEB)
+    vera = Actor("vera", Role.VIEWER, Door.WEB, stepped_up=True)
     enrolment = await accounts.enrol_totp("vera", vera)
     real = time.time
     monkeypatch.setattr("opsdeck.accounts.totp.time.time", lambda: real() + 1000)

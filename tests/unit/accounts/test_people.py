@@ -102,7 +102,6 @@ async def test_what_ends_logins(accounts: Accounts, password: Sensitive) -> None
         await change()
         assert await accounts.sessions.get("s") is None
         assert await accounts.sessions.get("other") == b"{}"
-    await accounts.sessions.delete_all()
 
 
 async def test_ones_own_password_keeps_the_login_it_was_changed_in(accounts: Accounts, password: Sensitive) -> None:

@@ -137,6 +137,32 @@ async def test_what_was_changed_is_named(db: Database, audit: AuditLog, query: s
     assert verdict.entries == bad - 1
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("at", "'last Tuesday'"),
+        ("at", "5"),
+        ("hash", f"'{'é' * 64}'"),
+        ("hash", "x'ffff'"),
+        ("target", "CAST(x'ff' AS TEXT)"),
+        ("body", "CAST(x'ff' AS TEXT)"),
+        ("body", "'[]'"),
+        ("previous", "x'ff'"),
+    ],
+)
+async def test_what_no_column_should_hold_is_named_and_still_listed(
+    db: Database, audit: AuditLog, column: str, value: str
+) -> None:
+    if not db.sqlite:
+        pytest.skip("PostgreSQL refuses what is not of the column's type")
+    await fill(audit)
+    await tamper(db, f"UPDATE core_audit SET {column} = {value} WHERE seq = 4")  # noqa: S608 - both come from the list above
+    assert (await audit.verify()).bad == 4
+    listed = [entry.as_dict() for entry in await audit.list()]
+    assert [entry["seq"] for entry in listed] == list(range(10, 0, -1))
+    assert all({"at", "actor", "verb", "target"} <= set(entry) for entry in listed)
+
+
 async def test_a_removed_row_that_was_closed_up_shows(db: Database, audit: AuditLog) -> None:
     await fill(audit)
     await tamper(

@@ -109,7 +109,7 @@ def test_pause_resume_and_edit(run: Run) -> None:
         (("--every", "1h", "--cron", "* * * * *", "core", "facts", "--on", "web1"), 2, "exclude each other"),
         (("gone", "facts", "--on", "web1"), 3, "no plugin is called 'gone'"),
         (("core", "gone", "--on", "web1"), 3, "has no action 'gone'"),
-        (("core", "facts"), 2, "say which"),
+        (("core", "facts"), 2, "no hosts were given"),
         (("core", "facts", "--on", "web9"), 3, "web9"),
         (("core", "command", "--on", "web1"), 2, "command"),
         (("core", "command", "--command", "x", "--on", "all"), 4, "needs your consent"),

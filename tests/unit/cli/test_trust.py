@@ -54,9 +54,7 @@ def test_showing_the_value_is_asked_and_audited(run: Run, deck: Path) -> None:
         (("rm", "none"), "", 2, "--yes"),
     ],
 )
-def test_what_is_refused(  # noqa: PLR0917 - fixtures and parameters
-    run: Run, deck: Path, arguments: tuple[str, ...], typed: str, code: int, word: str
-) -> None:
+def test_what_is_refused(run: Run, deck: Path, arguments: tuple[str, ...], typed: str, code: int, word: str) -> None:
     result = run("secret", *arguments, typed=typed)
     assert result.exit_code == code
     assert word in result.stderr

@@ -62,27 +62,6 @@ class Keys:
 
 
 @pytest.fixture
-async def db(migrated_url: str) -> AsyncIterator[Database]:
-    """The core's tables, on SQLite and on PostgreSQL."""
-    database = Database(migrated_url)
-    yield database
-    await database.close()
-
-
-@pytest.fixture
-async def keyring(db: Database, tmp_path: Path) -> Keyring:
-    Keyring.create(tmp_path / "master.key")
-    ring = Keyring(db, tmp_path / "master.key")
-    await ring.open()
-    return ring
-
-
-@pytest.fixture
-def audit(db: Database, keyring: Keyring) -> AuditLog:
-    return AuditLog(db, keyring)
-
-
-@pytest.fixture
 def heard(audit: AuditLog) -> Heard:
     return Heard(audit)
 

@@ -8,8 +8,9 @@ from sqlmodel import select
 from opsdeck.actor import SYSTEM
 from opsdeck.db import Database
 from opsdeck.errors import NotFound
+from opsdeck.forms import checked
 from opsdeck.inventory.endpoints import Endpoints
-from opsdeck.inventory.forms import HostIn, HostPatch, checked
+from opsdeck.inventory.forms import HostIn, HostPatch
 from opsdeck.inventory.hosts import Inventory
 from opsdeck.inventory.models import Host, HostKey
 from opsdeck.secrets.models import Secret

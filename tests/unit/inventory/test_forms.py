@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from opsdeck.errors import Invalid
-from opsdeck.inventory.forms import HostIn, HostPatch, checked
+from opsdeck.forms import checked
+from opsdeck.inventory.forms import HostIn, HostPatch
 
 
 def test_a_whole_host() -> None:

@@ -7,7 +7,8 @@ import pytest
 from opsdeck.actor import SYSTEM, Actor, Door, Role
 from opsdeck.errors import Conflict, Invalid, NotFound, Refused
 from opsdeck.events import Bus, HostChanged
-from opsdeck.inventory.forms import HostIn, HostPatch, checked
+from opsdeck.forms import checked
+from opsdeck.inventory.forms import HostIn, HostPatch
 from opsdeck.inventory.hosts import Inventory
 from opsdeck.inventory.models import Reach
 from opsdeck.inventory.reach import ReachSeen

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,16 @@ def test_includes_that_go_in_circles_end(tmp_path: Path) -> None:
     (tmp_path / "config").write_text("Include config\nHost a\n  HostName x\n")
     parsed = ssh_config.parse(tmp_path / "config")
     assert [row.name for row in parsed.rows] == ["a"]
+    assert any("includes itself" in problem.text for problem in parsed.problems)
+
+
+def test_includes_that_multiply_end(tmp_path: Path) -> None:
+    (tmp_path / "config").write_text("Include *\nInclude *\nHost a\n  HostName x\n")
+    for number in range(12):
+        (tmp_path / f"part{number:02}").write_text("Include *\nInclude *\nHost b\n  HostName y\n")
+    os.mkfifo(tmp_path / "pipe")
+    parsed = ssh_config.parse(tmp_path / "config")
+    assert [row.name for row in parsed.rows] == ["b", "a"]
     assert any("include each other" in problem.text for problem in parsed.problems)
 
 
@@ -167,10 +178,15 @@ def test_ranges(pattern: str, names: list[str]) -> None:
     assert list(expand(pattern)) == names
 
 
-@pytest.mark.parametrize("pattern", ["w[3:1]", "w[1:]", "w[a:9]", "w[1:99999999]", "w[1:5:0]"])
+@pytest.mark.parametrize("pattern", ["w[3:1]", "w[1:]", "w[a:9]", "w[1:99999999]", "w[1:5:0]", "w[0:99][0:99][0:99]"])
 def test_no_ranges(pattern: str) -> None:
     with pytest.raises(ValueError, match="range"):
         list(expand(pattern))
+
+
+def test_ranges_that_are_repeated_end() -> None:
+    parsed = ansible_ini.parse("[x]\n" + "h[1:9999]\n" * 100)
+    assert any("places" in problem.text for problem in parsed.problems)
 
 
 def test_csv() -> None:
@@ -242,6 +258,11 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         with pytest.raises(Invalid, match=words) as fault:
             load(tmp_path / "file")
         assert fault.value.file == str(tmp_path / "file")
+
+
+def test_a_device_without_end_is_not_read_to_it() -> None:
+    with pytest.raises(Invalid, match="larger than 8 MiB"):
+        load(Path("/dev/zero"), Format.CSV)
 
 
 def test_a_plan_tells_new_changed_and_same() -> None:

@@ -13,7 +13,8 @@ from opsdeck.builtin.sampler import Sampler, offset
 from opsdeck.builtin.termwatch import terms_due, watch_terms
 from opsdeck.clock import utcnow
 from opsdeck.deck import Deck
-from opsdeck.inventory.forms import HostIn, HostPatch, checked
+from opsdeck.forms import checked
+from opsdeck.inventory.forms import HostIn, HostPatch
 from opsdeck.inventory.models import Host
 from opsdeck.inventory.samples.book import MonthTraffic, Polled
 from opsdeck.inventory.samples.reading import Counters

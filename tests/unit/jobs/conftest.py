@@ -118,7 +118,16 @@ async def whole(run, _given):
 async def console(run, _given):
     async with run.step("h1") as step:
         await step.run(["echo", "from the console"])
-    return {"ok": True}
+
+    async def work(step):
+        await step.run(["echo", "one after the other"])
+
+    return {"ok": True, "failed": await run.each(work, ["h2", "h3"], parallel=1)}
+
+
+async def plan_console(run, _given):
+    found = await run.gather(lambda host: host.run(["echo", "seen"], log=False), ["h3", "h1"])
+    return Plan(tuple(Change(name, Verb.RUN, done.stdout.decode().strip()) for name, done in found.items()))
 
 
 def plugin() -> types.ModuleType:
@@ -138,7 +147,7 @@ def plugin() -> types.ModuleType:
         Action("hang", "Hang", "…", step=hang),
         Action("stubborn", "Stubborn", "…", step=stubborn),
         Action("whole", "Whole", "…", run=whole),
-        Action("console", "Console", "…", params=NoParams, run=console, targets=Targets.CONSOLE),
+        Action("console", "Console", "…", params=NoParams, run=console, plan=plan_console, targets=Targets.CONSOLE),
     )
 
     @hookimpl

@@ -88,7 +88,7 @@ async def test_plugins_are_listed_for_people_and_machines(opsdeck):
         (("job", "show", "99"), 3, "there is no job 99"),
         (("job", "list", "--state", "gone"), 2, "no state"),
         (("lease", "steal", "x", "--yes"), 3, "nobody holds"),
-        (("lease", "steal", "x"), 2, "not confirmed"),
+        (("lease", "steal", "x"), 2, "there is no terminal"),
     ],
 )
 async def test_what_is_wrong_has_its_exit_code_and_sentence(opsdeck, words, code, told):

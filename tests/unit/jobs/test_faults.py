@@ -15,7 +15,7 @@ from opsdeck.errors import Unavailable
 from opsdeck.inventory.models import Host
 from opsdeck.jobs.engine import served
 from opsdeck.jobs.jobs import Submission
-from opsdeck.jobs.ledger import JobTaken
+from opsdeck.jobs.ledger import Done, JobTaken, Ledger
 from opsdeck.jobs.lines import LINE_LIMIT
 from opsdeck.jobs.models import Job, State
 
@@ -53,6 +53,9 @@ async def test_a_changed_host_key_refuses_that_host_only(deck, boss, hosts):
     assert [steps[name].state for name in ("h1", "h2", "h3")] == ["succeeded", "failed", "succeeded"]
     assert steps["h2"].fault == "HostKeyChanged"
     assert "Next:" in steps["h2"].error
+    (incident,) = await deck.incidents.open_now()
+    assert (incident.key, incident.host) == ("host-key:h2", "h2")
+    assert (await deck.inventory.get("h2")).reach == "key_changed"
 
 
 async def test_a_refused_key_names_user_and_secret(deck, boss, hosts):
@@ -224,14 +227,16 @@ async def test_a_late_node_changes_nothing(deck, boss, until, tell):
 
 
 async def test_a_late_ledger_is_told_so(deck, boss):
-    from opsdeck.jobs.ledger import Done, Ledger
-
     job = await deck.jobs.submit(sh("true"), boss)
-    ledger = Ledger(deck.db, deck.audit, deck.events, job_id=job.id, node="deck", fence=1, actor=boss, steps=())
-    ledger.lines("", "out", ["late"])
-    with pytest.raises(JobTaken):
-        await ledger.finish(Done(State.SUCCEEDED))
+    claimed = await deck.jobs.engine.claim()
+    assert (claimed.node, claimed.fence) == ("deck", 1)
+    for node, fence in (("deck", 0), ("another", 1)):
+        ledger = Ledger(deck.db, deck.audit, deck.events, job_id=job.id, node=node, fence=fence, actor=boss, steps=())
+        ledger.lines("", "out", ["late"])
+        with pytest.raises(JobTaken):
+            await ledger.finish(Done(State.SUCCEEDED))
     assert await deck.jobs.log(job.id) == ()
+    assert (await deck.jobs.get(job.id)).state == "running"
 
 
 async def test_a_database_that_is_locked_for_a_while_loses_nothing(deck, boss, home, until):

@@ -168,9 +168,14 @@ async def test_an_action_that_leads_its_own_steps(deck, boss):
 
 async def test_an_action_on_the_console_opens_steps_where_it_finds_out_that_it_must(deck, boss):
     job = await deck.jobs.run(Submission("test", "console"), boss)
-    assert (job.state, job.receipt, job.hosts) == ("succeeded", {"ok": True}, [])
-    ((host, state),) = [(step.host, step.state) for step in await deck.jobs.steps(job.id)]
-    assert (host, state) == ("h1", "succeeded")
+    assert (job.state, job.receipt, job.hosts) == ("succeeded", {"ok": True, "failed": 0}, [])
+    steps = [(step.host, step.state) for step in await deck.jobs.steps(job.id)]
+    assert steps == [("h1", "succeeded"), ("h2", "succeeded"), ("h3", "succeeded")]
+
+
+async def test_the_plan_of_an_action_on_the_console_looks_at_the_hosts_it_names(deck, boss):
+    shown = await deck.jobs.plan(Submission("test", "console"), boss)
+    assert sorted((change.host, change.target) for change in shown.changes) == [("h1", "seen"), ("h3", "seen")]
 
 
 async def test_what_a_job_touches_is_touched_by_no_other(deck, boss, open_deck, until):

@@ -54,11 +54,15 @@ async def test_one_of_many_takes_a_lease_and_the_fence_grows(deck, open_deck):
 
 async def test_a_late_ledger_is_told_so(deck, boss):
     job = await deck.jobs.submit(sh("true"), boss)
-    ledger = Ledger(deck.db, deck.audit, deck.events, job_id=job.id, node="deck", fence=1, actor=boss, steps=())
-    ledger.lines("", "out", ["late"])
-    with pytest.raises(JobTaken):
-        await ledger.finish(Done(State.SUCCEEDED))
+    claimed = await deck.jobs.engine.claim()
+    assert (claimed.node, claimed.fence) == ("deck", 1)
+    for node, fence in (("deck", 0), ("another", 1)):
+        ledger = Ledger(deck.db, deck.audit, deck.events, job_id=job.id, node=node, fence=fence, actor=boss, steps=())
+        ledger.lines("", "out", ["late"])
+        with pytest.raises(JobTaken):
+            await ledger.finish(Done(State.SUCCEEDED))
     assert await deck.jobs.log(job.id) == ()
+    assert (await deck.jobs.get(job.id)).state == "running"
 
 
 async def test_text_that_no_database_takes_is_made_fit(deck, boss):

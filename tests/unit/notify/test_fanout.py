@@ -140,9 +140,8 @@ def test_one_that_hangs_is_named_and_stops_nobody(bench: Bench) -> None:
 
     until(stuck)
     until(lambda: bench.heard[:1] == ["a"])
-    began = time.monotonic()
     fanout.close()
-    assert time.monotonic() - began < QUICK.drain
+    assert "events to bad" in {thread.name for thread in threading.enumerate()}, "it was waited for"
 
 
 def test_a_full_queue_loses_events_and_says_so_once(bench: Bench) -> None:

@@ -152,12 +152,12 @@ async def test_generated_keys_log_in(store: SecretStore) -> None:
         await store.generate_ssh_key("deploy", actor=OPERATOR)
 
 
-async def test_kinds_of_plugins(store: SecretStore) -> None:
+async def test_kinds_of_plugins(db: Database, keyring: Keyring, audit: AuditLog) -> None:
     def only_hex(text: str) -> None:
         if not all(letter in "0123456789abcdef" for letter in text):
             raise Invalid("not hex.", field="value")
 
-    store.add_kinds([SecretKind("hex", "Hex", only_hex), SecretKind("any", "Any")])
+    store = SecretStore(db, keyring, audit, lambda: [SecretKind("hex", "Hex", only_hex), SecretKind("any", "Any")])
     assert {"hex", "any"} < set(store.kinds)
     await store.set("a", Sensitive("abcdef01"), kind="hex", actor=OPERATOR)
     with pytest.raises(Invalid, match="not hex"):

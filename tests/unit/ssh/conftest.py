@@ -202,3 +202,21 @@ def until() -> Callable[[Callable[[], object]], Awaitable[None]]:
                 await asyncio.sleep(0.02)
 
     return wait
+
+
+@pytest.fixture
+def members() -> Callable[[int], list[str]]:
+    """Look which live processes of this machine are in a process group."""
+
+    def look(pgid: int) -> list[str]:
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                rest = stat.read_text().rpartition(") ")[2].split()
+            except OSError:
+                continue
+            if rest[2] == str(pgid) and rest[0] != "Z":
+                found.append(stat.parent.name)
+        return found
+
+    return look

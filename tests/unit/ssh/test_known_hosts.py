@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from opsdeck.errors import Invalid
-from opsdeck.ssh.endpoint import Credential, Endpoint, Method
 from opsdeck.ssh.hostkeys import OfferedKey
-from opsdeck.ssh.known_hosts import export, keys_for, parse
+from opsdeck.ssh.known_hosts import keys_for, line, parse
 
 ONE, TWO, THREE = (
     asyncssh.generate_private_key(kind).export_public_key().decode().strip()
@@ -68,16 +67,13 @@ def test_names_hashed_by_openssh_are_found(tmp_path):
 
 @pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
 def test_openssh_reads_what_is_written(tmp_path):
-    hosts = [
-        Endpoint("a", "192.0.2.1", 22, "u", Credential(Method.KEY, "k"), host_keys=(ONE, TWO)),
-        Endpoint("b", "web2", 2222, "u", Credential(Method.KEY, "k"), host_keys=(THREE,)),
-    ]
-    text = export(hosts)
+    keys = (("192.0.2.1", 22, ONE), ("192.0.2.1", 22, TWO), ("web2", 2222, THREE))
+    text = "".join(line(*key) for key in keys)
     file = tmp_path / "known_hosts"
     file.write_text(text)
     for name, keys in (("192.0.2.1", [ONE, TWO]), ("[web2]:2222", [THREE])):
         out = subprocess.run(["ssh-keygen", "-F", name, "-f", str(file)], check=True, capture_output=True, text=True)
-        assert [line.split(" ", 1)[1] for line in out.stdout.splitlines() if not line.startswith("#")] == keys
+        assert [row.split(" ", 1)[1] for row in out.stdout.splitlines() if not row.startswith("#")] == keys
     assert found(text, "192.0.2.1") == [ONE, TWO]
 
 

@@ -106,7 +106,7 @@ async def test_root_runs_as_another_user_without_sudo(pool, asked, tmp_path):
         assert (await pool.run(endpoint, Command(("id", "-u"), sudo=True))).stdout == b"0\n"
 
 
-async def test_roots_processes_are_ended_by_cancelling(pool, sshd, asked, until):
+async def test_roots_processes_are_ended_by_cancelling(pool, sshd, asked, until, members):
     endpoint = sshd.endpoint(user=asked.name, sudo=Sudo.PASSWORD, sudo_password=asked.password)
     groups: list[ProcessGroup] = []
 
@@ -117,11 +117,11 @@ async def test_roots_processes_are_ended_by_cancelling(pool, sshd, asked, until)
     task = asyncio.ensure_future(pool.run(endpoint, Script(text=text, sudo=True), on_started=noted))
     await until(lambda: groups)
     await asyncio.sleep(0.2)
-    assert _members(groups[0].pgid)
+    assert members(groups[0].pgid)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not _members(groups[0].pgid)
+    assert not members(groups[0].pgid)
 
 
 async def test_neither_password_nor_stdin_shows_in_argv_or_environment(pool, sshd, asked):
@@ -143,15 +143,3 @@ async def test_neither_password_nor_stdin_shows_in_argv_or_environment(pool, ssh
     assert b"sleep" in seen
     assert asked.password.encode() not in seen
     assert b"stdin-secret-word" not in seen
-
-
-def _members(pgid: int) -> list[str]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            rest = stat.read_text().rpartition(") ")[2].split()
-        except OSError:
-            continue
-        if rest[2] == str(pgid) and rest[0] != "Z":
-            found.append(stat.parent.name)
-    return found

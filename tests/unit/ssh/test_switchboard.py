@@ -28,13 +28,15 @@ async def test_one_connection_serves_all(pool, hosts):
     assert (state.host, state.channels, state.waiting, state.hops) == ("web1", 0, 0, ())
 
 
-async def test_no_more_than_the_channels_allowed_are_in_use(pool, hosts):
+async def test_no_more_than_the_channels_allowed_are_in_use(pool, hosts, until, tmp_path):
     host = hosts["web1"]
     host.behaviour.max_sessions = 9  # eight, and the spare one
-    script = Script(text="sleep 0.2")
+    script = Script(text='echo >>"$1/begun"; while [ ! -e "$1/go" ]; do sleep 0.02; done', args=(str(tmp_path),))
     waiting = asyncio.gather(*(pool.run(host.endpoint(), script) for _ in range(20)))
-    await asyncio.sleep(0.15)
+    begun = tmp_path / "begun"
+    await until(lambda: begun.exists() and begun.stat().st_size == 8)
     (state,) = pool.connections()
+    (tmp_path / "go").touch()
     assert state.channels == 8
     assert state.waiting == 12
     assert all(one.ok for one in await waiting)

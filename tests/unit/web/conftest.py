@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from litestar import Litestar
 from litestar.testing import AsyncTestClient
+from opsdeck_web.app import make_app
 
 from opsdeck.actor import SYSTEM, Role
 from opsdeck.db import Database
@@ -18,7 +19,6 @@ from opsdeck.plugins import Plugins
 from opsdeck.secrets.keyring import Keyring
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.settings import Settings
-from opsdeck_web.app import make_app
 
 PASSWORD = "correct horse battery"
 

@@ -1,4 +1,4 @@
-"""What the console refuses: no login, no token, another site, a change by GET, too small a role; and what the API asks."""
+"""What the console refuses: no login, no token, another site, a change by GET, too small a role; the API alike."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 from litestar import get
 from litestar.testing import AsyncTestClient
+from opsdeck_web.app import make_app
+from opsdeck_web.security import SAFE_METHODS, local_path
 
 from opsdeck.actor import SYSTEM, Role
 from opsdeck.inventory.forms import HostIn
+from opsdeck.jobs.jobs import Submission
 from opsdeck.manifest import API, Manifest
-from opsdeck_web.app import make_app
-from opsdeck_web.security import SAFE_METHODS, local_path
 
 CHANGES = (
     "/logout",
@@ -163,6 +164,66 @@ async def test_the_api_has_the_same_checks_as_other_doors(visit: Any) -> None:
     assert unknown.status_code == 404
     assert (await visit.client.get("/api/v1/jobs/99", headers=headers)).status_code == 404
     assert (await visit.client.get("/api/schema/openapi.json")).json()["openapi"].startswith("3.")
+
+
+async def test_a_stranger_sends_no_large_form(visit: Any) -> None:
+    await visit.token()
+    form = {"_csrf_token": "of nobody", "name": "x", "password": "y" * 100_000}
+    for path in ("/login", "/hosts/add", "/preferences"):
+        assert (await visit.client.post(path, data=form, follow_redirects=False)).status_code == 413, path
+
+    async def pieces() -> Any:
+        yield b"name=x"
+
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    assert (await visit.client.post("/login", content=pieces(), headers=kind)).status_code == 413
+    await visit.log_in()
+    form["_csrf_token"] = await visit.token("/account")
+    assert (await visit.client.post("/hosts/add", data=form)).status_code != 413
+
+
+@pytest.mark.parametrize("number", ["²", "9" * 30, "-1", "x", "٣"])
+async def test_numbers_that_are_none_do_no_harm(visit: Any, number: str) -> None:
+    await visit.log_in()
+    for path in ("/jobs?before=", "/audit?before=", "/jobs/1/lines?after=", "/jobs/1/stream?after="):
+        assert (await visit.client.get(path + number)).status_code in {200, 404}, path
+    form = {"name": "t", "role": "viewer", "days": number}
+    assert await visit.post("/account/tokens", **form) in {200, 422}
+    _info, token = await visit.deck.accounts.tokens.create("admin", "t", role=Role.VIEWER, actor=SYSTEM)
+    headers = {"Authorization": f"Bearer {token.reveal()}"}
+    for path in ("/jobs?before=", "/jobs?limit=", "/jobs/1/log?after=", "/jobs/"):
+        assert (await visit.client.get(f"/api/v1{path}{number}", headers=headers)).status_code < 500, path
+
+
+async def test_json_that_is_nested_without_end_is_refused(visit: Any) -> None:
+    _info, token = await visit.deck.accounts.tokens.create("admin", "t", role=Role.OPERATOR, actor=SYSTEM)
+    headers = {"Authorization": f"Bearer {token.reveal()}", "Content-Type": "application/json"}
+    body = '{"params": {"command": ' + "[" * 100_000
+    answer = await visit.client.post("/api/v1/actions/core/command/jobs", headers=headers, content=body)
+    assert (answer.status_code, answer.json()["message"]) == (400, "the JSON is nested too deep.")
+
+
+async def test_a_limited_token_sees_nothing_but_its_own(visit: Any) -> None:
+    deck = visit.deck
+    await deck.inventory.add(HostIn(name="web1", address="127.0.0.1", port=1), SYSTEM)
+    numbers = {}
+    for name, params in (("command", {"command": "echo other"}), ("check", {})):
+        job = await deck.jobs.submit(Submission("core", name, params, "web1"), SYSTEM)
+        numbers[name] = job.id
+    _info, token = await deck.accounts.tokens.create("admin", "t", role=Role.ADMIN, scopes=["core.check"], actor=SYSTEM)
+    headers = {"Authorization": f"Bearer {token.reveal()}"}
+
+    async def ask(path: str) -> Any:
+        return await visit.client.get(f"/api/v1{path}", headers=headers)
+
+    assert [job["id"] for job in (await ask("/jobs")).json()] == [numbers["check"]]
+    assert [action["action"] for action in (await ask("/actions")).json()] == ["check"]
+    assert (await ask(f"/jobs/{numbers['check']}")).status_code == 200
+    assert (await ask(f"/jobs/{numbers['check']}/log")).status_code == 200
+    for path in ("/hosts", f"/jobs/{numbers['command']}", f"/jobs/{numbers['command']}/log"):
+        assert (await ask(path)).status_code == 403, path
+    cancel = await visit.client.post(f"/api/v1/jobs/{numbers['command']}/cancel", headers=headers)
+    assert cancel.status_code == 403
 
 
 async def test_a_plugins_page_that_fails_names_it_and_harms_nobody(deck: Any) -> None:

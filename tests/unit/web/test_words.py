@@ -11,11 +11,11 @@ import pytest
 from babel.messages.extract import extract_from_dir
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
+from opsdeck_web import language
 
 from opsdeck.inventory.facts.catalogue import BY_NAME
 from opsdeck.jobs import params
 from opsdeck.plugins import Plugins
-from opsdeck_web import language
 
 ROOT = Path(str(files("opsdeck_web")))
 CATALOGUE = ROOT / "locale" / "zh_CN" / "LC_MESSAGES" / "opsdeck_web.po"

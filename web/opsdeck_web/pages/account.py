@@ -76,6 +76,8 @@ async def totp(request: HTMXRequest, deck: NamedDependency[Deck], visitor: Named
     sent = await request.form()
     try:
         if sent.get("act") == "begin":
+            if not visitor.stepped_up:
+                visitor = await prove(deck, visitor, sent)
             return await listing(request, deck, visitor, enrolment=await picture(deck, visitor))
         if sent.get("act") == "confirm":
             code = str(sent.get("first_code") or "").replace(" ", "")
@@ -106,7 +108,7 @@ async def make_token(
             visitor = await prove(deck, visitor, sent)
         days = str(sent.get("days") or "90")
         role = str(sent.get("role") or "viewer")
-        if not days.isdigit() or role not in list(Role):
+        if not days.isdecimal() or role not in list(Role):
             raise Invalid(_("days must be a number."), field="days")
         _info, token = await deck.accounts.tokens.create(
             visitor.name,

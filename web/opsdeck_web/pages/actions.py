@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from litestar import Response, get, post
@@ -16,10 +16,11 @@ from opsdeck.deck import Deck
 from opsdeck.errors import Invalid, NotFound, OpsDeckError, Refused
 from opsdeck.jobs import consent, params
 from opsdeck.jobs.jobs import Submission
-from opsdeck.jobs.params import FieldKind, FormField, InvalidParams
-from opsdeck.manifest import Action, Risk, Targets
+from opsdeck.jobs.params import FieldKind
+from opsdeck.jobs.targets import hosts_for
+from opsdeck.manifest import Action, Risk
 from opsdeck.plan import Plan
-from opsdeck_web.language import _
+from opsdeck_web.forms import faults_of, form_of, raw_of
 from opsdeck_web.pages.login import asks_code, prove
 from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
@@ -30,11 +31,7 @@ OWN = frozenset({"_csrf_token", "selector", "confirm", "proof", "code", "step"})
 @get("/actions")
 async def show(request: HTMXRequest, deck: NamedDependency[Deck], visitor: NamedDependency[Visitor]) -> Response[Any]:
     """List what can be done, plugin by plugin."""
-    groups = [
-        (manifest.name, [action for action in manifest.actions if not action.hidden])
-        for manifest in deck.plugins.ordered()
-        if any(not action.hidden for action in manifest.actions)
-    ]
+    groups = [(manifest.name, manifest.offered) for manifest in deck.plugins.ordered() if manifest.offered]
     return page(request, "pages/actions.html", groups=groups, may={risk: may(visitor, risk) for risk in Risk})
 
 
@@ -67,64 +64,14 @@ async def _form(
     given: Mapping[str, Any],
     fault: OpsDeckError | None = None,
 ) -> Response[Any]:
-    known = params.fields(action.params)
     return page(
         request,
         "pages/action.html",
         status=fault.status if fault else 200,
-        plugin=plugin,
-        action=action,
-        fields=known,
-        own=own_fields(action, known),
-        touched=set(given) | set(faults_of(fault)),
-        values={field.name: shown(field, given.get(field.name)) for field in known},
-        faults=faults_of(fault),
-        fault=fault,
+        **await form_of(deck, plugin, action, given, fault),
         selector=selector,
-        on_hosts=action.targets is Targets.HOSTS,
-        hosts=[host.name for host in await deck.inventory.list()],
-        secret_names=await deck.secrets.names() if any(field.kind is FieldKind.SECRET for field in known) else (),
         allowed=may(visitor, action.risk),
     )
-
-
-def own_fields(action: Action, known: Sequence[FormField]) -> set[str]:
-    """Give the parameters that come first: those the action declares itself, and whatever is required.
-
-    What it shares with others (as root, time limit) follows under "more options".
-    """
-    own = set(action.params.__dict__.get("__annotations__", {}))
-    return {field.name for field in known if field.name in own or field.required} or {field.name for field in known}
-
-
-def shown(field: FormField, given: Any) -> Any:
-    """Give what a field shows: what was given, else its default; a list as lines."""
-    value = field.default if given is None else given
-    if field.kind is FieldKind.BOOLEAN:
-        return value if isinstance(value, bool) else str(value).lower() in {"true", "on", "1", "yes"}
-    if isinstance(value, list | tuple):
-        return "\n".join(str(item) for item in value)
-    return "" if value is None else str(value)
-
-
-def faults_of(fault: OpsDeckError | None) -> dict[str, str]:
-    """Give the faults by field."""
-    if isinstance(fault, InvalidParams):
-        return {error.field.split(".")[0]: error.message for error in fault.errors}
-    return {fault.field: fault.message} if fault is not None and fault.field else {}
-
-
-def raw_of(action: Action, form: Any) -> dict[str, Any]:
-    """Give the raw parameters of a sent form: an unchecked box is false, an empty optional field is not given."""
-    texts: dict[str, Any] = {}
-    for field in params.fields(action.params):
-        if field.kind is FieldKind.BOOLEAN:
-            texts[field.name] = "true" if form.get(field.name) == "true" else "false"
-        elif field.name in form:
-            text = str(form[field.name])
-            if text != "" or field.required:
-                texts[field.name] = text
-    return params.from_text(action.params, texts)
 
 
 @post("/actions/{plugin:str}/{name:str}")
@@ -157,11 +104,7 @@ async def _look(
     """Check everything that can be checked without doing it; a read that nothing must be asked for runs at once."""
     raw = raw_of(action, sent)
     params.parse(plugin, action, raw)
-    hosts: tuple[str, ...] = ()
-    if action.targets is Targets.HOSTS:
-        if not selector:
-            raise Invalid(_("no hosts were given."), field="selector", hint=_("name them, such as all"))
-        hosts = tuple(host.name for host in await deck.inventory.select(selector))
+    hosts = await hosts_for(deck.inventory, action, selector)
     plan: Plan | None = None
     if action.plan is not None:
         plan = await deck.jobs.plan(Submission(plugin, action.name, raw, selector), visitor.actor)

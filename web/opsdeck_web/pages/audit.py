@@ -36,7 +36,8 @@ async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[An
     """List entries, the newest first."""
     chosen = {name: request.query_params.get(name, "").strip() for name in ("actor", "verb", "target")}
     before = request.query_params.get("before", "")
-    entries = await deck.audit.list(Filters(**chosen), limit=PAGE, before_seq=int(before) if before.isdigit() else None)
+    filters = Filters(actor=chosen["actor"], verb=chosen["verb"], target=chosen["target"])
+    entries = await deck.audit.list(filters, limit=PAGE, before_seq=int(before) if before.isdecimal() else None)
     head = await deck.audit.head()
     return page(
         request,
@@ -61,7 +62,7 @@ async def verify(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[
 
 def row_of(entry: Entry) -> Row:
     """Make an entry readable: what stands in its body beyond its columns, as short text."""
-    body: dict[str, Any] = json.loads(entry.body)
+    body = entry.told()
     source = str(body.get("source") or "")
     parts = []
     detail = body.get("detail")

@@ -12,16 +12,14 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
-from sqlmodel import col, select
 
 from opsdeck.clock import utcnow
 from opsdeck.deck import Deck
 from opsdeck.errors import Invalid, OpsDeckError
-from opsdeck.inventory.facts.book import FactBook
+from opsdeck.forms import checked
 from opsdeck.inventory.facts.catalogue import BY_NAME
-from opsdeck.inventory.forms import HostIn, HostPatch, checked
+from opsdeck.inventory.forms import HostIn, HostPatch, tag_words
 from opsdeck.inventory.models import Host, HostKey
-from opsdeck.inventory.samples.book import SampleBook
 from opsdeck.manifest import HostCard, Targets
 from opsdeck_web import formatting
 from opsdeck_web.language import _
@@ -61,8 +59,8 @@ async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[An
 def found(host: Host, text: str) -> bool:
     """Tell whether a host's name, address, place or tags hold `text`."""
     wanted = text.casefold()
-    tags = [f"{key}={value}" if value else key for key, value in host.tags.items()]
-    return any(wanted in part.casefold() for part in (host.name, host.address, host.region, host.provider, *tags))
+    parts = (host.name, host.address, host.region, host.provider, *tag_words(host.tags))
+    return any(wanted in part.casefold() for part in parts)
 
 
 @get("/hosts/{name:str}")
@@ -72,8 +70,7 @@ async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[
     lines = await host_lines(deck.db, [host])
     days = request.query_params.get("since", "7")
     since = utcnow() - SINCE.get(days, SINCE["7"])
-    facts = FactBook(deck.db)
-    latest = await facts.latest(name)
+    latest = await deck.facts.latest(name)
     return page(
         request,
         "pages/host.html",
@@ -88,7 +85,7 @@ async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[
         taken=latest.confirmed if latest else None,
         changes=[
             (fact_title(change.name), fact_text(change.name, change.before), fact_text(change.name, change.after))
-            for change in await facts.changes(name, since)
+            for change in await deck.facts.changes(name, since)
         ]
         if latest
         else [],
@@ -96,7 +93,7 @@ async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[
         cards=await cards_of(deck, host),
         jobs=await deck.jobs.list(host=name, limit=8),
         incidents=await open_incidents(deck, name),
-        months=await SampleBook(deck.db).months(host, 6),
+        months=await deck.samples.months(host, 6),
         actions=host_actions(deck),
     )
 
@@ -111,17 +108,15 @@ def host_actions(deck: Deck) -> list[tuple[str, str, str]]:
     return [
         (manifest.name, action.name, action.title)
         for manifest in deck.plugins.ordered()
-        for action in manifest.actions
-        if action.targets is Targets.HOSTS and not action.hidden
+        for action in manifest.offered
+        if action.targets is Targets.HOSTS
     ]
 
 
 async def keys_of(deck: Deck, host: Host) -> list[HostKey]:
     """Give a host's keys: those that wait for approval first."""
     order = {"offered": 0, "pinned": 1, "retired": 2}
-    async with deck.db.read() as session:
-        rows = (await session.exec(select(HostKey).where(HostKey.host_id == host.id).order_by(col(HostKey.seen)))).all()
-    return sorted(rows, key=lambda key: order.get(key.state, 3))
+    return sorted(await deck.host_keys.list(host.name), key=lambda key: order.get(key.state, 3))
 
 
 async def cards_of(deck: Deck, host: Host) -> list[tuple[str, HostCard]]:
@@ -245,7 +240,7 @@ def texts(form: Mapping[str, Any]) -> dict[str, str]:
 def as_texts(host: Host) -> dict[str, str]:
     """Give a host as the form shows it."""
     data = {name: getattr(host, name) for name in FIELDS}
-    data["tags"] = ", ".join(f"{key}={value}" if value else key for key, value in host.tags.items())
+    data["tags"] = ", ".join(tag_words(host.tags))
     data["quota_bytes"] = formatting.bytes_(host.quota_bytes).replace(" ", "") if host.quota_bytes else ""
     data["renewal"] = host.renewal.isoformat() if host.renewal else ""
     return {name: "" if value is None else str(value) for name, value in data.items()}

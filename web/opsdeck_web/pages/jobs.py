@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from litestar import Response, get, post
@@ -12,7 +12,6 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect, ServerSentEvent, ServerSentEventMessage, Stream
-from sqlmodel import col, select
 
 from opsdeck.audit.log import Filters
 from opsdeck.clock import stamp
@@ -20,8 +19,9 @@ from opsdeck.deck import Deck
 from opsdeck.errors import Invalid
 from opsdeck.jobs import consent
 from opsdeck.jobs.follow import Update
+from opsdeck.jobs.jobs import AGAIN
 from opsdeck.jobs.lines import Line, plain
-from opsdeck.jobs.models import Job, LogChunk, State, Step
+from opsdeck.jobs.models import Job, State, Step
 from opsdeck.manifest import Risk
 from opsdeck.plan import Plan
 from opsdeck_web import formatting, states
@@ -34,9 +34,8 @@ from opsdeck_web.visitor import Visitor
 PAGE = 50
 ROWS = 5000
 """Lines that a page keeps; the whole log is a file."""
-BATCH = 1000
+BATCH = 500
 """Most lines in one event."""
-AGAIN = frozenset({State.FAILED, State.LOST, State.CANCELLED, State.SKIPPED})
 
 
 @get("/jobs")
@@ -52,7 +51,7 @@ async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[An
         plugin=chosen["plugin"] or None,
         host=chosen["host"] or None,
         actor=chosen["actor"] or None,
-        before=int(before) if before.isdigit() else None,
+        before=int(before) if before.isdecimal() else None,
         limit=PAGE,
     )
     return page(
@@ -74,7 +73,7 @@ async def one(
     job = await deck.jobs.get(number)
     steps = await deck.jobs.steps(number)
     part = request.query_params.get("part", "")
-    last = await last_line(deck, number)
+    last = await deck.jobs.last_line(number)
     action = next(
         (a for m in deck.plugins.ordered() if m.name == job.plugin for a in m.actions if a.name == job.action), None
     )
@@ -135,20 +134,12 @@ def summary(job: Job, steps: tuple[Step, ...]) -> tuple[str, str]:
     return dot, word
 
 
-async def last_line(deck: Deck, number: int) -> int:
-    """Give the number of a log's last line."""
-    async with deck.db.read() as session:
-        query = select(LogChunk.first, LogChunk.count).where(LogChunk.job_id == number)
-        found = (await session.exec(query.order_by(col(LogChunk.first).desc()).limit(1))).first()
-    return found[0] + found[1] - 1 if found else 0
-
-
 @get("/jobs/{number:int}/stream", media_type="text/event-stream")
 async def stream(request: HTMXRequest, deck: NamedDependency[Deck], number: FromPath[int]) -> ServerSentEvent:
     """Follow a job: batches of lines with ids to resume from, states of steps, the end."""
     await deck.jobs.get(number)
-    text = request.headers.get("last-event-id") or request.query_params.get("after", "0")
-    after = int(text) if text.isdigit() else 0
+    text = str(request.headers.get("last-event-id") or request.query_params.get("after") or "0")
+    after = int(text) if text.isdecimal() else 0
     host = request.query_params.get("host") or None
     return ServerSentEvent(events(deck, number, after, host), headers=HEADERS)
 
@@ -160,15 +151,18 @@ async def events(deck: Deck, number: int, after: int, host: str | None) -> Async
     slow page costs neither memory here nor there.
     """
     yield ServerSentEventMessage(comment="ready", retry=1000)
-    newest = await last_line(deck, number)
-    if host is None and newest - after > ROWS:
-        yield ServerSentEventMessage(event="gap", data=json.dumps(newest - after - ROWS))
-        after = newest - ROWS
-    source = deck.jobs.follow(number, after).__aiter__()
+    source = None
     task: asyncio.Task[Update] | None = None
     try:
         while True:
-            task = task or asyncio.ensure_future(source.__anext__())
+            if task is None and host is None and (newest := await deck.jobs.last_line(number)) - after > ROWS:
+                yield ServerSentEventMessage(event="gap", data=json.dumps(newest - after - ROWS))
+                after = newest - ROWS
+                if source is not None:
+                    await source.aclose()
+                    source = None
+            source = source or deck.jobs.follow(number, after)
+            task = task or asyncio.ensure_future(anext(source))
             done, _pending = await asyncio.wait({task}, timeout=PING)
             if not done:
                 yield ServerSentEventMessage(comment="ping")
@@ -179,36 +173,36 @@ async def events(deck: Deck, number: int, after: int, host: str | None) -> Async
                 break
             finally:
                 task = None
+            after = max(after, update.last)
             for message in messages(update, host):
                 yield message
                 await asyncio.sleep(0)
     finally:
         if task is not None:
             task.cancel()
-        await source.aclose()  # type: ignore[attr-defined]
+        if source is not None:
+            await source.aclose()
     yield ServerSentEventMessage(event="done", data="over")
 
 
-def messages(update: Update, host: str | None) -> list[ServerSentEventMessage]:
-    """Give the events of one update."""
-    given = []
+def messages(update: Update, host: str | None) -> Iterator[ServerSentEventMessage]:
+    """Give the events of one update, one at a time, so that the loop breathes between them."""
     lines = [line for line in update.lines if host is None or line.host == host]
     for start in range(0, len(lines), BATCH):
         batch = lines[start : start + BATCH]
-        given.append(ServerSentEventMessage(event="lines", id=str(batch[-1].number), data=packed(batch)))
+        yield ServerSentEventMessage(event="lines", id=str(batch[-1].number), data=packed(batch))
     if update.steps:
         data = [
             lane(Step(job_id=0, host=step.host, state=step.state, note=step.note, error=step.error,
                       started=step.started, finished=step.finished))
             for step in update.steps
         ]  # fmt: skip
-        given.append(ServerSentEventMessage(event="steps", data=json.dumps(data, ensure_ascii=False)))
-    given.append(ServerSentEventMessage(event="job", data=json.dumps(update.job.state)))
-    return given
+        yield ServerSentEventMessage(event="steps", data=json.dumps(data, ensure_ascii=False))
+    yield ServerSentEventMessage(event="job", data=json.dumps(update.job.state))
 
 
 def packed(lines: list[Line]) -> str:
-    """Give lines as one JSON text; control sequences of terminals are taken out, the rest is the page's to show as text."""
+    """Give lines as one JSON text, without control sequences of terminals; the page shows the rest as text."""
     rows = [[line.number, line.ms, line.host, line.stream, plain(line.text)] for line in lines]
     return json.dumps(rows, ensure_ascii=False, separators=(",", ":"))
 
@@ -232,7 +226,7 @@ async def first_error(deck: NamedDependency[Deck], number: FromPath[int]) -> dic
 async def lines_after(request: HTMXRequest, deck: NamedDependency[Deck], number: FromPath[int]) -> list[list[Any]]:
     """Give a page of lines after one, for a place that the live window does not hold."""
     text = request.query_params.get("after", "0")
-    found = await deck.jobs.log(number, after=int(text) if text.isdigit() else 0, limit=BATCH)
+    found = await deck.jobs.log(number, after=int(text) if text.isdecimal() else 0, limit=BATCH)
     return [[line.number, line.ms, line.host, line.stream, plain(line.text)] for line in found]
 
 

@@ -13,10 +13,10 @@ from litestar.plugins.htmx import HTMXRequest
 
 from opsdeck.clock import utcnow
 from opsdeck.deck import Deck
-from opsdeck.jobs.models import Job, Schedule, Slot
+from opsdeck.jobs.models import Schedule, Slot
 from opsdeck.notify.models import Incident
 from opsdeck_web import states
-from opsdeck_web.readings import HostLine, host_lines
+from opsdeck_web.readings import host_lines
 from opsdeck_web.shell import page
 
 FLEET = 30
@@ -68,7 +68,7 @@ async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[An
         incidents=incidents,
         calm_since=calm,
         plugins=plugins_of(deck, incidents),
-        plugin_faults=[fault for fault in deck.plugins.faults],
+        plugin_faults=list(deck.plugins.faults),
         lines=lines,
         hosts=hosts,
         traffic_left=left,
@@ -84,7 +84,7 @@ def plugins_of(deck: Deck, incidents: tuple[Incident, ...]) -> list[PluginState]
         PluginState(
             manifest.name,
             f"/p/{manifest.name}/" if manifest.navigation else f"/actions#{manifest.name}",
-            sum(not action.hidden for action in manifest.actions),
+            len(manifest.offered),
             tuple(incident for incident in incidents if incident.plugin == manifest.name),
         )
         for manifest in deck.plugins.ordered()
@@ -109,10 +109,4 @@ async def coming(deck: Deck, count: int = 6) -> list[Coming]:
     return sorted(planned, key=lambda item: item.at)[: count - min(len(missed), 3)] + missed[:3]
 
 
-def took(job: Job) -> timedelta | None:
-    """Give how long a job has run."""
-    return ((job.finished or utcnow()) - job.started) if job.started else None
-
-
-__all__ = ["HostLine", "routes"]
 routes = [show]

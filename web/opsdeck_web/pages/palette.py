@@ -36,10 +36,16 @@ async def entries(request: HTMXRequest, deck: NamedDependency[Deck]) -> list[dic
                 "kind": _("action"),
                 "more": f"{manifest.name} {action.name}",
             }
-            for action in manifest.actions
-            if not action.hidden
+            for action in manifest.offered
         ]
     return found
 
 
-routes = [entries]
+@get("/badges")
+async def badges(request: HTMXRequest) -> dict[str, str]:
+    """Give the counts of the side bar by address, as they are now."""
+    frame: Frame = request.app.state.frame
+    return {line.path: line.badge for _title, lines in frame.navigation(request) for line in lines if line.badge}
+
+
+routes = [entries, badges]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets as random
 from typing import Any
 
 from litestar import Response, get, post
@@ -11,11 +10,11 @@ from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
 
+from opsdeck.accounts.passwords import make_password
 from opsdeck.accounts.permissions import StepUpNeeded, require
 from opsdeck.actor import Role
 from opsdeck.deck import Deck
 from opsdeck.errors import Invalid, OpsDeckError
-from opsdeck.secrets.sensitive import Sensitive
 from opsdeck_web.language import _
 from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
@@ -54,12 +53,12 @@ async def add(request: HTMXRequest, deck: NamedDependency[Deck], visitor: NamedD
     proven(visitor)
     sent = await request.form()
     given = {"name": str(sent.get("name") or "").strip(), "role": str(sent.get("role") or "viewer")}
-    password = random.token_urlsafe(12)
+    password = make_password()
     try:
-        await deck.accounts.create(given["name"], Sensitive(password), role_of(given["role"]), visitor.actor)
+        await deck.accounts.create(given["name"], password, role_of(given["role"]), visitor.actor)
     except OpsDeckError as fault:
         return await listing(request, deck, given, fault)
-    return await listing(request, deck, {}, None, (given["name"], password))
+    return await listing(request, deck, {}, None, (given["name"], password.reveal()))
 
 
 def role_of(text: str) -> Role:
@@ -89,9 +88,9 @@ async def change(
     elif act in {"disable", "enable"}:
         await deck.accounts.set_disabled(name, act == "disable", visitor.actor)
     elif act == "password":
-        password = random.token_urlsafe(12)
-        await deck.accounts.set_password(name, Sensitive(password), visitor.actor)
-        return await listing(request, deck, {}, None, (name, password))
+        password = make_password()
+        await deck.accounts.set_password(name, password, visitor.actor)
+        return await listing(request, deck, {}, None, (name, password.reveal()))
     elif act == "remove":
         if str(sent.get("confirm") or "").strip() != name:
             raise Invalid(_("That is not the name of the person."), field="confirm", hint=_("type the name"))

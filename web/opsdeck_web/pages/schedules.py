@@ -10,28 +10,29 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
-from pydantic import ValidationError
 
 from opsdeck.deck import Deck
 from opsdeck.errors import Invalid, OpsDeckError
+from opsdeck.forms import checked
 from opsdeck.jobs import consent, params
-from opsdeck.jobs.params import FieldKind
-from opsdeck.jobs.schedules import Misfire, NextRun, Overlap, ScheduleIn
-from opsdeck.manifest import Targets
+from opsdeck.jobs.schedules import NextRun, ScheduleIn
+from opsdeck.jobs.targets import hosts_for
+from opsdeck.jobs.timing import seconds
 from opsdeck_web import formatting
+from opsdeck_web.forms import form_of, raw_of
 from opsdeck_web.language import _
-from opsdeck_web.pages.actions import faults_of, may, own_fields, raw_of, shown
+from opsdeck_web.pages.actions import may
 from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
 
-UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+BLANK = {"name": "", "selector": "", "cron": "", "every": "", "time_zone": "UTC", "misfire": "once", "overlap": "skip"}
 
 
 @get("/schedules")
 async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[Any]:
     """List the schedules with their next time, and the planned times that did not become a job."""
     schedules = await deck.schedules.list()
-    rows = [(schedule, (await coming(deck, schedule, 1) or [None])[0]) for schedule in schedules]
+    rows = [(schedule, next(iter(await coming(deck, schedule, 1)), None)) for schedule in schedules]
     names = {schedule.id: schedule.name for schedule in schedules}
     slots = await deck.schedules.slots(limit=20, states=("missed", "skipped"))
     return page(request, "pages/schedules.html", "rows", rows=rows,
@@ -65,8 +66,8 @@ async def choose(request: HTMXRequest, deck: NamedDependency[Deck], visitor: Nam
         offered = [
             (manifest.name, action)
             for manifest in deck.plugins.ordered()
-            for action in manifest.actions
-            if not action.hidden and may(visitor, action.risk)
+            for action in manifest.offered
+            if may(visitor, action.risk)
         ]
         return page(request, "pages/schedule_choose.html", offered=offered)
     given = {"selector": request.query_params.get("selector", ""), "time_zone": formatting.zone.get()}
@@ -77,59 +78,21 @@ async def form(
     request: HTMXRequest, deck: Deck, plugin: str, name: str, given: dict[str, Any], fault: OpsDeckError | None
 ) -> Response[Any]:
     """Show the form of a new schedule."""
-    action = deck.plugins.action(plugin, name)
-    known = params.fields(action.params)
     return page(
         request,
         "pages/schedule_form.html",
         status=fault.status if fault else 200,
-        plugin=plugin,
-        action=action,
-        fields=known,
-        own=own_fields(action, known),
-        touched=set(given) | set(faults_of(fault)),
-        values={field.name: shown(field, given.get(field.name)) for field in known},
-        given={"name": "", "selector": "", "rule": "cron", "cron": "", "every": "", "time_zone": "UTC", "misfire": "once",
-               "overlap": "skip"} | given,
-        fault=fault,
-        faults=faults_of(fault),
-        on_hosts=action.targets is Targets.HOSTS,
-        hosts=[host.name for host in await deck.inventory.list()],
-        secret_names=await deck.secrets.names() if any(field.kind is FieldKind.SECRET for field in known) else (),
-    )  # fmt: skip
-
-
-def interval(text: str) -> int:
-    """Read an interval such as `15m` as seconds. Raises `Invalid`."""
-    number, unit = text[:-1], text[-1:]
-    if not number.isdigit() or unit not in UNITS:
-        raise Invalid(_("%s is no interval.") % repr(text), field="every", hint=_("write it like 15m, 6h or 1d"))
-    return int(number) * UNITS[unit]
+        **await form_of(deck, plugin, deck.plugins.action(plugin, name), given, fault),
+        given=BLANK | given,
+    )
 
 
 def read(plugin: str, name: str, sent: Any, raw: dict[str, Any], confirm: str | None) -> ScheduleIn:
     """Make a schedule of the form. Raises `Invalid` with the field."""
-    every = str(sent.get("every") or "").strip()
-    try:
-        return ScheduleIn(
-            name=str(sent.get("name") or "").strip(),
-            plugin=plugin,
-            action=name,
-            params=raw,
-            selector=str(sent.get("selector") or "").strip(),
-            cron=str(sent.get("cron") or "").strip(),
-            every_seconds=interval(every) if every else None,
-            time_zone=str(sent.get("time_zone") or "UTC").strip(),
-            misfire=Misfire(str(sent.get("misfire") or "once")),
-            overlap=Overlap(str(sent.get("overlap") or "skip")),
-            confirm=confirm,
-        )
-    except ValidationError as fault:
-        first = fault.errors()[0]
-        field = str(first["loc"][0]) if first["loc"] else None
-        raise Invalid(str(first["msg"]).removeprefix("Value error, "), field=field) from fault
-    except ValueError as fault:
-        raise Invalid(str(fault)) from fault
+    text = {key: str(sent.get(key) or blank).strip() for key, blank in BLANK.items()}
+    every = text.pop("every")
+    told = {"plugin": plugin, "action": name, "params": raw, "confirm": confirm}
+    return checked(ScheduleIn, text | told | {"every_seconds": seconds(every) if every else None})
 
 
 @post("/schedules/add")
@@ -141,9 +104,7 @@ async def add(request: HTMXRequest, deck: NamedDependency[Deck], visitor: NamedD
     try:
         raw = raw_of(action, sent)
         params.parse(plugin, action, raw)
-        hosts: tuple[str, ...] = ()
-        if action.targets is Targets.HOSTS:
-            hosts = tuple(host.name for host in await deck.inventory.select(str(sent.get("selector") or "")))
+        hosts = await hosts_for(deck.inventory, action, str(sent.get("selector") or ""))
         word = consent.expected(action, hosts) or ""
         schedule = read(plugin, name, sent, raw, str(sent.get("confirm") or "") or None)
         if sent.get("step") == "preview":

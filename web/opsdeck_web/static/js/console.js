@@ -26,6 +26,18 @@ export function link(up) {
   banner.textContent = up ? "" : words.lost;
   banner.hidden = up;
 }
+
+/* The counts in the side bar follow what happens. */
+export async function badges() {
+  const answer = await fetch("/badges", { headers: { Accept: "application/json" } });
+  if (!answer.ok || answer.redirected) return;
+  const counts = await answer.json();
+  for (const badge of document.querySelectorAll("[data-badge]")) badge.textContent = counts[badge.dataset.badge] ?? "";
+}
+document.body.addEventListener("htmx:sseMessage", (event) => {
+  if (["jobs", "hosts", "incidents"].includes(event.detail.type)) badges();
+});
+
 let lost = false;
 document.body.addEventListener("htmx:sseError", () => {
   lost = true;
@@ -163,7 +175,10 @@ document.addEventListener("keydown", (event) => {
   }
   if (event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   if (event.target.closest("input, textarea, select")) {
-    if (event.key === "Escape") event.target.blur();
+    if (event.key === "Escape") {
+      event.preventDefault(); // a search field would also empty itself, and the filter with it
+      event.target.blur();
+    }
     return;
   }
   if (going && Date.now() - going < 1500) {

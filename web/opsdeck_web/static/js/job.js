@@ -1,7 +1,8 @@
 // One job live: lanes, lines in a window of fixed size, resumed where the link broke.
-import { link } from "./console.js";
+import { badges, link } from "./console.js";
 
 const MAX = 5000;
+const FRAME = 250; // rows drawn per frame, so that a flood of lines never freezes the page
 const box = document.getElementById("log");
 const view = document.getElementById("lines");
 const words = JSON.parse(box.dataset.words);
@@ -54,8 +55,7 @@ function gap(count) {
 function flush() {
   frame = 0;
   if (!pending.length) return;
-  const batch = pending.length > MAX ? pending.slice(-MAX) : pending;
-  pending = [];
+  const batch = pending.splice(0, FRAME);
   const part = document.createDocumentFragment();
   for (const item of batch) part.append(item instanceof Node ? item : row(item));
   view.append(part);
@@ -67,11 +67,12 @@ function flush() {
     range.deleteContents();
   }
   if (following) view.scrollTop = view.scrollHeight;
+  if (pending.length) frame = requestAnimationFrame(flush);
 }
 
 function add(items) {
   for (const item of items) pending.push(item);
-  if (pending.length > 2 * MAX) pending = pending.slice(-MAX);
+  if (pending.length > MAX) pending = pending.slice(-MAX);
   frame ||= requestAnimationFrame(flush);
 }
 
@@ -127,6 +128,7 @@ function connect() {
     link(true);
     refresh();
     heading();
+    badges();
   });
 }
 
@@ -179,9 +181,9 @@ document.getElementById("first-error").addEventListener("click", async () => {
     pending = [];
     view.replaceChildren();
     const page = await fetch(`/jobs/${number}/lines?after=${last}`);
-    add(await page.json());
-    flush();
     source?.close();
+    add(await page.json());
+    while (pending.length) flush();
     target = view.querySelector(`[data-line="${line}"]`);
   }
   view.querySelector(".found")?.classList.remove("found");

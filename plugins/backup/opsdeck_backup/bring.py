@@ -1,0 +1,134 @@
+"""Bringing a backup back onto a host: room, fetch, decrypt, unpack, prepare. Restores and drills begin alike."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from opsdeck.api import OpsDeckError, Refused, Script, Sensitive
+from opsdeck_backup import look
+from opsdeck_backup.engines import Engine, Server
+from opsdeck_backup.manifests import Manifest
+from opsdeck_backup.stores import Store
+
+if TYPE_CHECKING:
+    from opsdeck.api import HostAccess, StepRun
+
+WORK = "/var/lib/opsdeck-backup"
+_ROOM = """mkdir -p "$1" && chmod 711 "$1" || exit 1
+df -Pm "$1" | tail -n 1
+sed -n 's/^MemAvailable: *//p' /proc/meminfo
+"""
+_REMOVE = """case $1 in /var/lib/opsdeck-backup/?*) rm -rf -- "$1" ;; *) exit 1 ;; esac"""
+SPARE = 1.1
+"""Room asked for beyond the size of what is unpacked: logs, and files that the preparation makes."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a host has left, MiB."""
+
+    disk: int
+    memory: int
+
+    @property
+    def prepare_memory(self) -> int:
+        """Give what the preparation may use: a quarter of what is free, 96 MiB to 2 GiB."""
+        return max(96, min(2048, self.memory // 4))
+
+
+def parse_room(output: bytes) -> Room:
+    """Read what `df` and the memory's line say; 0 for what cannot be read."""
+    lines = output.decode("utf-8", "replace").splitlines()
+    words = lines[0].split() if lines else []
+    disk = int(words[3]) if len(words) > 3 and words[3].isdigit() else 0
+    memory = lines[1].split()[0] if len(lines) > 1 else ""
+    return Room(disk, int(memory) // 1024 if memory.isdigit() else 0)
+
+
+def needed(links: Sequence[Manifest]) -> int:
+    """Give the MiB that unpacking a chain takes."""
+    return int(sum(link.result.raw for link in links) * SPARE) // (1 << 20) + 64
+
+
+async def room(host: HostAccess) -> Room:
+    """Look at what a host has left."""
+    return parse_room((await host.run(Script(_ROOM, (WORK,)), sudo=True, log=False, timeout=30)).stdout)
+
+
+def check_room(host: str, links: Sequence[Manifest], has: Room) -> None:
+    """Raise `Refused` when a chain would not fit."""
+    if has.disk < needed(links):
+        raise Refused(
+            f"{WORK} has {has.disk} MiB left, and unpacking takes {needed(links)} MiB.",
+            host=host,
+            hint="make room there, or choose another host",
+        )
+
+
+def check_fits(host: str, engine: Engine, links: Sequence[Manifest], server: Server) -> None:
+    """Raise `Refused` when the host's tool is of another series than the one that made the backup."""
+    made, here = links[-1].planned.server, server.program or server.version
+    for name, version in (("server", here), (engine.tool, server.tool)):
+        if not engine.fits(made, version):
+            raise Refused(
+                f"the backup was made on {made}, and the {name} here is {version.strip() or 'missing'}.",
+                host=host,
+                hint="install the same series there, or choose a host that has it",
+            )
+
+
+@dataclass(frozen=True)
+class Brought:
+    """A consistent copy on a host, and how long it took, s."""
+
+    folder: str
+    fetched: float
+    prepared: float
+
+
+@contextlib.asynccontextmanager
+async def work_folder(step: StepRun, name: str) -> AsyncIterator[str]:
+    """Make a folder for the work, and remove it however that ends."""
+    folder = f"{WORK}/{name}"
+    await step.run(Script('mkdir -p "$1" && chmod 711 "$1"', (folder,)), sudo=True, log=False, timeout=30)
+    try:
+        yield folder
+    finally:
+        try:
+            await step.run(Script(_REMOVE, (folder,)), sudo=True, log=False, timeout=300)
+        except OpsDeckError as fault:
+            step.log(f"{folder} was left there: {fault.message}", "bad")
+
+
+async def bring(
+    step: StepRun,
+    engine: Engine,
+    store: Store,
+    links: Sequence[Manifest],
+    *,
+    rclone: str,
+    identity: Sensitive,
+    folder: str,
+    memory: int,
+    prepare: bool = True,
+) -> Brought:
+    """Fetch, verify, decrypt and unpack each link, then prepare them into one copy in `folder`/0."""
+    began = time.monotonic()
+    folders = [f"{folder}/{number}" for number in range(len(links))]
+    secrets = look.sealed(store.config, None, identity)
+    for number, link in enumerate(links):
+        step.note(f"fetching {number + 1} of {len(links)}")
+        where = (f"{store.root}/{link.planned.object}", link.result.sha256, str(link.result.stored), engine.extractor)
+        script = Script(look.shell("common", "fetch"), (link.id, rclone, folders[number], *where))
+        await step.detached(f"fetch-{number}", script, sudo=True, stdin=secrets)
+    fetched = time.monotonic()
+    if prepare:
+        for number, words in enumerate(engine.prepare(folders, memory)):
+            step.note(f"preparing {number + 1} of {len(links)}")
+            script = Script(look.shell("engine"), (f"{folder}/prepare-{number}.log", *words))
+            await step.detached(f"prepare-{number}", script, sudo=True)
+    return Brought(folders[0], fetched - began, time.monotonic() - fetched)

@@ -1,0 +1,171 @@
+"""The action that restores a backup onto a host, the same or another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from opsdeck.api import (
+    Action,
+    Change,
+    HostName,
+    Plan,
+    Receipt,
+    Refused,
+    Risk,
+    Script,
+    SecretName,
+    Targets,
+    Verb,
+    utcnow,
+)
+from opsdeck_backup import bring, catalogue, chains, look, targets
+from opsdeck_backup.models import Proof
+from opsdeck_backup.targets import TargetName
+
+if TYPE_CHECKING:
+    from opsdeck.api import JobRun, PlanRun
+    from opsdeck_backup.engines import Server
+    from opsdeck_backup.manifests import Manifest
+
+DATA = "/var/lib/mysql"
+
+
+class RestoreParams(BaseModel):
+    """From where, to where: the source is a target, the destination a host."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    target: TargetName = Field(title="From target")
+    backup: str = Field("latest", title="Backup", description="`latest`, or a backup's name.", max_length=40)
+    onto: HostName = Field(title="Onto host", description="Its present data is moved aside, not deleted.")
+    unit: str = Field("mariadb", title="Unit there", pattern=r"^[A-Za-z0-9][A-Za-z0-9@._-]{0,99}$")
+    data: str = Field(
+        "", title="Data folder there", description="Empty takes the server's own.", pattern=r"^(/[A-Za-z0-9._-]+)*$"
+    )
+    key: SecretName = Field("", title="Key", description="Empty takes the target's.")
+
+
+def _touches(params: RestoreParams, _hosts: Sequence[str]) -> Sequence[str]:
+    return [f"backup:{params.target}"]
+
+
+def _estimate(proofs: Sequence[Proof], links: Sequence[Manifest]) -> str:
+    """Say how long it will take, from the newest proof that has sizes; "" without one."""
+    raw = sum(link.result.raw for link in links)
+    for proof in proofs:
+        if proof.ok and proof.depth in ("server", "restore") and proof.detail.get("raw"):
+            return f"about {max(1, round(proof.seconds * raw / proof.detail['raw']))} s, as the last one took"
+    return ""
+
+
+async def _plan(run: PlanRun, params: RestoreParams) -> Plan:
+    found = await targets.opened(run, params.target)
+    holding = await catalogue.look(found.store, params.target, await catalogue.known(run, params.target))
+    links = chains.path_to(holding.chains, params.backup)
+    host = run.on(params.onto)
+    server = await look.at(host, found.engine)
+    has = await bring.room(host)
+    bring.check_room(params.onto, links, has)
+    changes = []
+    if server.program and "not found" not in server.tool:
+        bring.check_fits(params.onto, found.engine, links, server)
+    if not server.program:
+        changes.append(Change(params.onto, Verb.INSTALL, " ".join(found.engine.server_packages)))
+    data = params.data or server.data or DATA
+    changes.append(
+        Change(
+            params.onto,
+            Verb.UPDATE,
+            data,
+            f"replaced by {links[-1].id} ({len(links)} parts, {sum(link.result.stored for link in links)} bytes); "
+            f"what is there is kept as {data}.before-{links[-1].id}",
+        )
+    )
+    changes.append(Change(params.onto, Verb.RESTART, params.unit))
+    estimate = _estimate(await catalogue.proofs(run, params.target), links)
+    notes = (f"room: {has.disk} MiB left, {bring.needed(links)} MiB needed", *((estimate,) if estimate else ()))
+    return Plan(tuple(changes), notes)
+
+
+async def _restore(job: JobRun, params: RestoreParams) -> Receipt:
+    found = await targets.opened(job, params.target)
+    holding = await catalogue.sync(job, params.target, found.store)
+    links = chains.path_to(holding.chains, params.backup)
+    identity = await targets.identity(job, found.row, params.key)
+    began = time.monotonic()
+    purpose = f"restore of {links[-1].id}"
+    async with job.lease(f"database:{params.onto}", purpose), job.step(params.onto) as step:
+        bring.check_room(params.onto, links, await bring.room(step))
+        rclone = await look.tools(step, found.engine, server=True)
+        server = await look.at(step, found.engine, rclone=rclone)
+        bring.check_fits(params.onto, found.engine, links, server)
+        data = _folder(params, server)
+        room = await bring.room(step)
+        async with bring.work_folder(step, f"{links[-1].id}.{job.id}") as folder:
+            brought = await bring.bring(
+                step,
+                found.engine,
+                found.store,
+                links,
+                rclone=rclone,
+                identity=identity,
+                folder=folder,
+                memory=room.prepare_memory,
+            )
+            step.note("putting it in place")
+            aside = f"{data}.before-{links[-1].id}.{job.id}"
+            words = (brought.folder, data, aside, params.unit, found.engine.user)
+            script = Script(look.shell("switch"), (*words, *found.engine.place(brought.folder, data)))
+            done = await step.detached("switch", script, sudo=True)
+        seconds = time.monotonic() - began
+        said = done.stdout.decode("utf-8", "replace").splitlines()[-1:]
+        step.log(f"{params.onto} serves {links[-1].id}; its former data is {aside}", "good")
+        step.note(f"restored in {seconds:.0f} s")
+    detail = {
+        "raw": sum(link.result.raw for link in links),
+        "fetch": round(brought.fetched, 1),
+        "prepare": round(brought.prepared, 1),
+    }
+    await catalogue.prove(
+        job,
+        Proof(
+            target=params.target, item=links[-1].id, depth="restore", host=params.onto, ok=True, at=utcnow(),
+            seconds=round(seconds, 1), detail=detail, job_id=job.id,
+        ),
+    )  # fmt: skip
+    return {
+        "backup": links[-1].id,
+        "links": len(links),
+        "onto": params.onto,
+        "data": data,
+        "aside": aside,
+        "seconds": round(seconds, 1),
+        "position": links[-1].position,
+        "server": said[0][:200] if said else "",
+    }
+
+
+def _folder(params: RestoreParams, server: Server) -> str:
+    data = (params.data or server.data or DATA).rstrip("/")
+    if data.count("/") < 2 or "/.." in data:
+        raise Refused(f"{data or '/'} cannot be a data folder.", host=params.onto, field="data", hint=f"such as {DATA}")
+    return data
+
+
+restore = Action(
+    "restore",
+    "Restore",
+    "Put a backup in the place of a host's database. What was there is kept, and put back if the new does not answer.",
+    params=RestoreParams,
+    risk=Risk.DESTROY,
+    targets=Targets.CONSOLE,
+    run=_restore,
+    plan=_plan,
+    touches=_touches,
+    timeout=24 * 3600,
+    silence=3600,
+)

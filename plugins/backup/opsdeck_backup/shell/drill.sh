@@ -1,0 +1,47 @@
+# Start a server of its own on a prepared folder, check every table, ask own questions, stop it.
+# Arguments: folder, user of the server, memory in MiB, then the questions.
+set -u
+umask 027
+LC_ALL=C
+export LC_ALL
+folder=$1 user=$2 memory=$3
+shift 3
+socket=$folder/ask.sock
+pid=
+end() {
+  [ -z "$pid" ] || { kill "$pid" 2>/dev/null; wait "$pid" 2>/dev/null; }
+  rm -f "$socket"
+}
+trap end EXIT
+trap 'exit 143' TERM INT HUP
+chown -R "$user:$user" "$folder" || exit 1
+: >"$folder.log" && chown "$user" "$folder.log" || exit 1
+server=$(command -v mariadbd || command -v mysqld || echo /usr/sbin/mysqld)
+client=$(command -v mariadb || command -v mysql)
+check=$(command -v mariadb-check || command -v mysqlcheck)
+"$server" --defaults-file="$folder/backup-my.cnf" --datadir="$folder" --user="$user" --socket="$socket" \
+  --pid-file="$folder/ask.pid" --skip-networking --skip-grant-tables --skip-slave-start --event-scheduler=OFF \
+  --skip-log-bin --innodb-buffer-pool-size="${memory}M" --log-error="$folder.log" >/dev/null 2>&1 &
+pid=$!
+left=1200
+while ! "$client" --no-defaults --socket="$socket" -N -B -e 'SELECT 1' >/dev/null 2>&1; do
+  kill -0 "$pid" 2>/dev/null || { tail -n 8 "$folder.log"; echo "the server did not start on what was restored" >&2; exit 1; }
+  left=$((left - 1))
+  [ "$left" -gt 0 ] || { tail -n 8 "$folder.log"; echo "the server did not answer in ten minutes" >&2; exit 1; }
+  sleep 0.5
+done
+echo "answers $("$client" --no-defaults --socket="$socket" -N -B -e 'SELECT VERSION()')"
+"$check" --no-defaults --socket="$socket" --all-databases --check --skip-write-binlog >"$folder.check" 2>&1 ||
+  { tail -n 8 "$folder.check"; echo "the tables could not be checked" >&2; exit 1; }
+good=$(grep -c ' OK$' "$folder.check")
+# Lines that follow a table's name tell of faults; notes of tables that cannot be checked (logs) are none.
+bad=$(grep -iE '^(error|warning)|corrupt' "$folder.check")
+[ -z "$bad" ] || { printf '%s\n' "$bad" | head -n 5; echo "tables are not sound" >&2; exit 1; }
+[ "$good" -gt 0 ] || { echo "no table was found" >&2; exit 1; }
+echo "tables $good"
+for question in "$@"; do
+  answer=$(printf '%s\n' "$question" | "$client" --no-defaults --socket="$socket" -N -B 2>&1) || { echo "$answer"; echo "the question failed: $question" >&2; exit 1; }
+  case $answer in '' | 0 | NULL) echo "the answer to \"$question\" is \"$answer\"" >&2; exit 1 ;; esac
+  echo "answered $(printf '%s' "$answer" | head -n 1 | cut -c1-100)"
+done
+echo "sound"

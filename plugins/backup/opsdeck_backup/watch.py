@@ -1,0 +1,81 @@
+"""The service that speaks up when no good backup arrived in time, whatever the reason."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from sqlmodel import col, func, select
+
+from opsdeck.api import Service, utcnow
+from opsdeck_backup import catalogue
+from opsdeck_backup.models import Item, ItemState, Target
+
+if TYPE_CHECKING:
+    from opsdeck.api import Deck, JobRun, ServiceRun
+
+PAUSE = 20.0
+
+
+async def newest(holder: Deck | JobRun | ServiceRun, target: str) -> datetime | None:
+    """Give when the newest good backup of a target began; None when there is none."""
+    async with holder.db.read() as session:
+        query = select(func.max(col(Item.started))).where(Item.target == target, Item.state == ItemState.GOOD)
+        return (await session.exec(query)).one()
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """What is wrong, as a sentence of the catalogue and the values in it; false when nothing is."""
+
+    text: str = ""
+    values: Mapping[str, str | int] = field(default_factory=dict)
+
+    def __bool__(self) -> bool:
+        return bool(self.text)
+
+    def __str__(self) -> str:
+        """Give the sentence in English."""
+        return self.text % self.values if self.text else ""
+
+
+def marked(text: str) -> str:
+    """Mark a sentence for the catalogue."""
+    return text
+
+
+def late(row: Target, last: datetime | None, now: datetime) -> Wrong:
+    """Say what is wrong with the age of a target's newest backup."""
+    since = last or row.created
+    if now - since <= timedelta(minutes=row.rpo_minutes):
+        return Wrong()
+    values: dict[str, str | int] = {"hours": f"{(now - since) / timedelta(hours=1):.1f}", "minutes": row.rpo_minutes}
+    if last:
+        return Wrong(
+            marked("The newest good backup is %(hours)s h old; at most %(minutes)s min were to be lost."), values
+        )
+    return Wrong(
+        marked("No good backup in the %(hours)s h of this target; at most %(minutes)s min were to be lost."), values
+    )
+
+
+async def _watch(run: ServiceRun) -> None:
+    while True:
+        row = await catalogue.find(run, run.key)
+        wrong = late(row, await newest(run, row.name), utcnow())
+        key = f"backup:{row.name}:rpo"
+        if wrong:
+            await run.open_incident(key, f"No fresh backup of {row.name}", detail=str(wrong), host=row.host)
+        else:
+            await run.close_incident(key)
+        await asyncio.sleep(PAUSE)
+
+
+async def _instances(run: ServiceRun) -> Sequence[str]:
+    return [row.name for row in await catalogue.targets(run)]
+
+
+watch = Service("watch", "Freshness of backups", _watch, _instances)

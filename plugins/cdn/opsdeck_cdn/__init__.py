@@ -1,0 +1,1 @@
+"""The `cdn` plugin: idle servers become edges that cache a site, near its visitors."""

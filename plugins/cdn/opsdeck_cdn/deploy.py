@@ -1,0 +1,286 @@
+"""The action that brings the model to the edges.
+
+All edges are made ready and check the new configuration first; only when every one of them takes it, the first edge
+is switched and proven from outside, then the rest. An edge that fails its proof goes back to what it had.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from opsdeck.api import (
+    Action,
+    Change,
+    Depot,
+    HostAccess,
+    HostName,
+    Invalid,
+    JobRun,
+    LinkLost,
+    OpsDeckError,
+    Plan,
+    PlanRun,
+    Program,
+    Receipt,
+    Refused,
+    Sensitive,
+    StepRun,
+    Targets,
+    Unavailable,
+    Unreachable,
+    Verb,
+    artefacts,
+    files,
+)
+from opsdeck_cdn import book, caddy, edgehost, naming, proof, purging
+from opsdeck_cdn.book import Model
+from opsdeck_cdn.render import layout
+from opsdeck_cdn.render.generation import Generation, generation
+from opsdeck_cdn.sites import Edge
+
+
+class DeployParams(BaseModel):
+    """Which edges, and how long a certificate may take."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    edges: list[HostName] = Field(
+        default_factory=list, title="Edges", description="None means all; the first is tried before the others."
+    )
+    certificate_wait: int = Field(
+        120, ge=0, le=1800, title="Wait for certificates", json_schema_extra={"unit": "s"},
+        description="How long a new name may take to get its certificate on the first edge.",
+    )  # fmt: skip
+
+
+def chosen(model: Model, names: Sequence[str]) -> tuple[Edge, ...]:
+    """Give the edges that are meant, in order. Raises `Invalid`, `NotFound`."""
+    edges = tuple(model.edge(name) for name in dict.fromkeys(names)) if names else model.edges
+    if not edges:
+        raise Invalid("there is no edge yet.", field="edges", hint="`opsdeck plugin run cdn edge --host HOST`")
+    return edges
+
+
+async def check_origins(model: Model) -> None:
+    """Raise `Refused` when an origin is an edge: every request would go round in circles."""
+    addresses = {address: edge.host for edge in model.edges for address in edge.addresses}
+    names = {name: site.name for site in model.sites for name in site.names}
+    loop = asyncio.get_running_loop()
+    for site in model.sites:
+        for origin in site.origins:
+            hint = f"name the origin of {site.name} by an address or a name that leads to the origin itself"
+            if origin.host in names:
+                raise Refused(
+                    f"the origin {origin} of {site.name} is a name of the site {names[origin.host]}: a loop.",
+                    field="origins", hint=hint,
+                )  # fmt: skip
+            try:
+                async with asyncio.timeout(10):
+                    found = await loop.getaddrinfo(origin.host, origin.port)
+            except (OSError, TimeoutError):
+                continue  # the edges may know what the console does not; the proof will tell
+            for entry in found:
+                if edge := addresses.get(str(entry[4][0])):
+                    raise Refused(
+                        f"the origin {origin} of {site.name} is the edge {edge}: a loop.", field="origins", hint=hint
+                    )
+
+
+@dataclass
+class _Work:
+    """One deploy under way."""
+
+    model: Model
+    program: Program
+    wait: float
+    generations: dict[str, Generation]
+    staged: dict[str, str] = field(default_factory=dict)
+    same: set[str] = field(default_factory=set)
+    """Edges that have what they should: they are proven again, and not switched."""
+    restart: dict[str, bool] = field(default_factory=dict)
+    faults: dict[str, OpsDeckError] = field(default_factory=dict)
+    account: dict[str, Sensitive] = field(default_factory=dict)
+    named: set[str] = field(default_factory=set)
+
+    async def ready(self, step: StepRun) -> Receipt:
+        """Make one host ready and have it check its generation."""
+        host = step.host.name
+        try:
+            made = self.generations[host]
+            step.note("making ready")
+            self.restart[host] = await edgehost.prepare(step, self.program, made)
+            same = "" if self.restart[host] else await edgehost.in_force(step, made)
+            self.staged[host] = same or await edgehost.stage(step, made)
+            if same:
+                self.same.add(host)
+            step.note("as it should be" if same else "checked")
+        except OpsDeckError as fault:
+            self.faults[host] = fault
+            raise
+        return {"staged": self.staged[host]}
+
+    async def switch(self, step: StepRun) -> Receipt:
+        """Switch one edge and prove it; go back when it does not work."""
+        host = step.host.name
+        edge, made = self.model.edge(host), self.generations[host]
+        state = await edgehost.look(step)
+        if not self.account and state.accounts:
+            self.account = await edgehost.read_account(step, state.accounts)
+        elif self.account:
+            await edgehost.give_account(step, self.account)
+        step.note("switching")
+        if host in self.same:
+            before = state.current
+            await purging.bring_epochs(step, self.model)
+        else:
+            before = await edgehost.switch(step, self.staged[host], restart=self.restart[host])
+        try:
+            await proof.alive(edge, made.id)
+            if not any(other.admitted for other in self.model.edges) and host not in self.named:
+                # The CA must find somebody at the names; while nobody serves yet, that is this edge.
+                self.named.add(host)
+                await naming.announce(step.job, also=host)
+            settled = await purging.settle(step)
+            seen = await proof.prove(edge, self.model.sites, self.model.setup, wait=self.wait, say=step.log)
+        except proof.NoCertificate:
+            if before:
+                await self._back(step, before)
+            else:
+                step.log("left running without DNS, so that it can get its certificate", "bad")
+            raise
+        except OpsDeckError:
+            await self._back(step, before)
+            raise
+        for note in seen.notes:
+            step.log(note)
+        if not self.account:
+            self.account = await edgehost.read_account(step, (await edgehost.look(step)).accounts)
+        await edgehost.prune(step)
+        await book.deployed(step.job.db, host, self.staged[host], made.digests, seen.lives)
+        step.note(f"serves {made.id}")
+        step.log(f"generation {made.id} proven from outside", "good")
+        return {"generation": made.id, "folder": self.staged[host], "before": before, "purges": settled,
+                "probe": seen.as_receipt()}  # fmt: skip
+
+    async def _back(self, step: StepRun, before: str) -> None:
+        step.log("it does not work: going back", "bad")
+        try:
+            await edgehost.back(step, before)
+        except OpsDeckError as fault:
+            # The first fault is the one to show; that the edge is left between two states is said beside it.
+            step.log(f"not gone back: {fault}", "bad")
+            step.note("failed, and not gone back")
+            await book.change_edge(step.job.db, step.host.name, admitted=False)
+            return
+        step.note("went back")
+        step.log(f"back at {before or 'nothing'}", "good")
+
+
+async def _run(job: JobRun, params: DeployParams) -> Receipt:
+    model = await book.load(job.db)
+    edges = chosen(model, params.edges)
+    await check_origins(model)
+    program = await Depot(job.home).obtain(caddy.artefact(model.setup.caddy))
+    work = _Work(
+        model, program, params.certificate_wait,
+        {edge.host: generation(model.sites, model.setup, edge) for edge in edges},
+    )  # fmt: skip
+    names = [edge.host for edge in edges]
+    await job.each(work.ready, names, parallel=8)
+    lost = [host for host, fault in work.faults.items() if isinstance(fault, Unreachable | LinkLost)]
+    for host in lost:
+        await book.change_edge(job.db, host, admitted=False, health="down", health_text="not reached by a deploy")
+    refused = [host for host in names if host not in work.staged and host not in lost]
+    if refused:
+        fault = work.faults.get(refused[0])
+        raise Refused(
+            f"nothing was switched: {refused[0]} does not take it{f' ({fault.message})' if fault else ''}.",
+            hint=(fault.hint if fault else None) or "see the log of its step",
+        )
+    ready = [host for host in names if host in work.staged]
+    if not ready:
+        raise Unavailable("none of the edges can be reached.", hint="`opsdeck host check` says why")
+    await _find_account(job, work, ready)
+    first, *rest = ready
+    failed = await job.each(work.switch, [first], parallel=1, stop_after=1)
+    if failed:
+        for host in rest:
+            job.skip(host, f"not switched: {first} failed first")
+    elif rest:
+        job.log(f"{first} works; going on with {len(rest)} more", "good")
+        failed = await job.each(work.switch, rest, parallel=4, stop_after=1)
+    silent = await naming.announce(job)
+    return {"failed": failed + len(lost) + silent, "edges": names, "not_reached": lost, "name_servers_failed": silent}
+
+
+async def _find_account(job: JobRun, work: _Work, hosts: Sequence[str]) -> None:
+    """Take the ACME account from the first edge that has one; each needs the same to answer for the others."""
+
+    async def look(step: StepRun) -> Receipt | None:
+        if not work.account and (names := (await edgehost.look(step)).accounts):
+            work.account = await edgehost.read_account(step, names)
+        return None
+
+    for host in hosts:
+        if work.account or work.model.rows[host].generation == "":
+            continue
+        await job.each(look, [host], parallel=1)
+
+
+async def _plan(run: PlanRun, params: DeployParams) -> Plan:
+    model = await book.load(run.db)
+    edges = chosen(model, params.edges)
+    await check_origins(model)
+    wanted = caddy.artefact(model.setup.caddy)
+    found = Depot(run.home).has(wanted)
+    notes: list[str] = []
+
+    async def look(host: HostAccess) -> tuple[Change, ...]:
+        name = host.host.name
+        made = generation(model.sites, model.setup, model.edge(name))
+        state = await edgehost.look(host)
+        edgehost.fit(name, state)
+        changes = [*await artefacts.plan(host, wanted, found)]
+        paths = [f"{layout.CURRENT}/{file}" for file in made.files]
+        seen = await files.look(host, paths)
+        known = model.rows[name].files
+        for (file, data), there, path in zip(made.files.items(), seen, paths, strict=True):
+            old = there.content.decode("utf-8", "replace") if there.content is not None else None
+            if there.digest and known.get(file) and there.digest != known[file]:
+                notes.append(f"{name}: {path} was changed by hand; the deploy takes that back.")
+            if there.digest != made.digests[file]:
+                verb = Verb.UPDATE if there.digest else Verb.CREATE
+                changes.append(Change(name, verb, path, "", old, data.decode()))
+        for unit in await files.plan(
+            host, [files.File(f"/etc/systemd/system/{unit}", data) for unit, data in made.units.items()]
+        ):
+            changes.append(unit)
+        return tuple(changes)
+
+    lost: list[str] = []
+
+    async def guarded(host: HostAccess) -> tuple[Change, ...]:
+        try:
+            return await look(host)
+        except Unreachable as fault:
+            lost.append(f"{host.host.name} cannot be reached and is left out: {fault.message}")
+            return ()
+
+    seen: Mapping[str, tuple[Change, ...]] = await run.gather(guarded, [edge.host for edge in edges], parallel=8)
+    changes = tuple(change for edge in edges for change in seen[edge.host])
+    return Plan(changes, (*notes, *lost))
+
+
+def _touches(_params: DeployParams, _hosts: Sequence[str]) -> Sequence[str]:
+    return ["cdn:edges", "cdn:dns", "cdn:purge"]
+
+
+deploy = Action(
+    "deploy", "Deploy the CDN",
+    "Bring sites to the edges: checked on each, the first proven from outside, then the rest; put back on a fault.",
+    params=DeployParams, targets=Targets.CONSOLE, run=_run, plan=_plan, touches=_touches, timeout=3600.0,
+)  # fmt: skip

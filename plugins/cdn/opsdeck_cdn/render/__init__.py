@@ -1,0 +1,1 @@
+"""From the model to the engines' own configuration: pure functions, one file per language."""

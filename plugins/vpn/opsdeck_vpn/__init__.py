@@ -1,0 +1,1 @@
+"""The office network as a SOCKS port beside a rule proxy."""

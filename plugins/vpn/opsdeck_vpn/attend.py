@@ -1,0 +1,215 @@
+"""Being with a tunnel: talking to OpenVPN, asking WireGuard, probing an office address through the SOCKS port.
+
+The same attendance serves the job that brings a tunnel up, until the tunnel is settled, and the watcher afterwards.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+from opsdeck.api import HostAccess, NotFound, OpsDeckError, Refused, Unavailable, utcnow
+from opsdeck_vpn import management as wire
+from opsdeck_vpn import socks, tunnels
+from opsdeck_vpn.models import Kind, State, Tunnel
+from opsdeck_vpn.render.gateway import SOCKS_USER
+
+TICK = 1.0
+PROBE_SECONDS = 10.0
+HANDSHAKE_SECONDS = 180
+"""A WireGuard session without a handshake for so long is over (REJECT_AFTER_TIME of its paper)."""
+Tell = Callable[[str], None]
+
+
+class Attendance:
+    """One attendance of one tunnel over an open host. `tell` hears each change of state."""
+
+    def __init__(self, run: tunnels.Attends, host: HostAccess, tunnel: Tunnel, keys: tunnels.Keys, tell: Tell) -> None:
+        self._run, self._host, self._tunnel, self._keys, self._tell = run, host, tunnel, keys, tell
+        self._talk = tunnels.talk_of(tunnel, keys.login)
+        self._shown: tuple[str, str, str] = ("", "", "")
+        self._probed = 0.0
+        self._probe_fault = ""
+        self._latency: float | None = None
+        self._written = 0.0
+        self._pushed_for = ""
+        self._code_step = -1
+
+    async def until(self, done: Callable[[Tunnel], bool]) -> Tunnel:
+        """Attend until `done` says so of the tunnel's row. Raises `Unavailable` when the gateway cannot be asked."""
+        async with self._host.forward(self._tunnel.port, self._tunnel.listen) as door:
+            if self._tunnel.kind == Kind.WIREGUARD:
+                return await self._watch_wireguard(door, done)
+            return await self._watch_openvpn(door, done)
+
+    async def _watch_openvpn(self, door: int, done: Callable[[Tunnel], bool]) -> Tunnel:
+        async with self._host.forward(self._tunnel.management_port) as port:
+            while True:
+                try:
+                    return await self._converse(port, door, done)
+                except (OSError, EOFError, TimeoutError):
+                    if self._talk.state is not State.FAILED:
+                        self._talk.state = State.RECONNECTING if self._talk.been_up else State.STARTING
+                        self._talk.reason = "OpenVPN is being started"
+                    if done(await self._write(door)):
+                        return self._tunnel
+                    await asyncio.sleep(TICK)
+
+    async def _converse(self, port: int, door: int, done: Callable[[Tunnel], bool]) -> Tunnel:
+        async with asyncio.timeout(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 16)
+        try:
+            async with asyncio.timeout(15):  # another attendance may just be leaving
+                await reader.readuntil(b"ENTER PASSWORD:")
+                _send(writer, self._keys.gateway.management_password.reveal())
+                while (line := await reader.readline()) and not line.startswith((b"SUCCESS", b">INFO")):
+                    if line.startswith(b"ERROR"):
+                        raise Refused(
+                            "OpenVPN's management socket refused its password.", hint="bring the tunnel up again"
+                        )
+                if not line:
+                    raise EOFError
+            _send(writer, "log on", "state on", "bytecount 5", "state", *(("hold release",) if self._free else ()))
+            while True:
+                try:
+                    async with asyncio.timeout(TICK):
+                        line = await reader.readline()
+                    if not line:
+                        raise EOFError
+                    self._hear(line.decode("utf-8", "replace").strip(), writer)
+                    if reader.at_eof():
+                        raise EOFError
+                except TimeoutError:
+                    await self._code(writer)
+                    if done(await self._write(door)):
+                        return self._tunnel
+                except ValueError:  # a line longer than any of OpenVPN's
+                    raise EOFError from None
+        finally:
+            writer.close()
+
+    @property
+    def _free(self) -> bool:
+        return self._keys.gateway.login and self._talk.state is not State.FAILED
+
+    def _hear(self, line: str, writer: asyncio.StreamWriter) -> None:
+        # The answer to `state` is as its notices, without their head.
+        event = wire.parse(f">STATE:{line}" if line[:1].isdigit() else line)
+        if event is not None:
+            _send(writer, *self._talk.hear(event))
+
+    async def _code(self, writer: asyncio.StreamWriter) -> None:
+        if not self._talk.wants_code:
+            return
+        if self._keys.seed is None:
+            if code := await tunnels.take_code(self._run, self._tunnel.name):
+                _send(writer, *self._talk.give(code))
+            return
+        import pyotp
+
+        now = time.time()
+        step = int(now // 30)
+        if step != self._code_step and now % 30 < 27:
+            self._code_step = step
+            _send(writer, *self._talk.give(pyotp.TOTP(self._keys.seed.reveal().replace(" ", "")).at(int(now))))
+
+    async def _watch_wireguard(self, door: int, done: Callable[[Tunnel], bool]) -> Tunnel:
+        device = self._keys.gateway.namespace
+        asked = 0.0
+        while True:
+            if time.monotonic() - asked >= 5 or not self._talk.state.settled:
+                asked = time.monotonic()
+                argv = ("ip", "netns", "exec", device, "wg", "show", device, "dump")
+                answer = await self._host.run(argv, sudo=True, check=False, log=False, timeout=10)
+                self._judge_wireguard(answer.stdout.decode("ascii", "replace") if answer.ok else "")
+            if done(await self._write(door)):
+                return self._tunnel
+            await asyncio.sleep(TICK)
+
+    def _judge_wireguard(self, dump: str) -> None:
+        peers = [line.split("\t") for line in dump.splitlines()[1:] if line.count("\t") >= 7]
+        newest = max((int(peer[4]) for peer in peers if peer[4].isdigit()), default=0)
+        self._talk.received = sum(int(peer[5]) for peer in peers if peer[5].isdigit())
+        self._talk.sent = sum(int(peer[6]) for peer in peers if peer[6].isdigit())
+        if newest and time.time() - newest < HANDSHAKE_SECONDS:
+            self._talk.state, self._talk.reason, self._talk.local = State.UP, "", "wireguard"
+        else:
+            been = self._talk.state in (State.UP, State.DEGRADED, State.RECONNECTING)
+            self._talk.state = State.RECONNECTING if been else State.STARTING
+            self._talk.reason = "no handshake with the peer" if peers else "WireGuard is being started"
+
+    async def _write(self, door: int) -> Tunnel:
+        """Bring the row up to date: the talk's state, and the probe's word on it."""
+        talk = self._talk
+        state, reason = talk.state, talk.reason
+        if state is State.UP:
+            await self._learn()
+            await self._probe(door)
+            if self._probe_fault:
+                state, reason = State.DEGRADED, self._probe_fault
+        elif self._tunnel.kind == Kind.WIREGUARD and state is State.STARTING:
+            await self._learn()
+            await self._probe(door)  # WireGuard shakes hands only when there is something to send
+        else:
+            self._pushed_for = ""
+        shown = (state.value, reason, talk.challenge)
+        now = time.monotonic()
+        if shown != self._shown or now - self._written > 15:
+            values = {
+                "challenge": talk.challenge,
+                "local": talk.local,
+                "received": talk.received,
+                "sent": talk.sent,
+                "latency_ms": self._latency if state is State.UP else None,
+                "pushed": self._tunnel.pushed,
+                "probed": utcnow() if state in (State.UP, State.DEGRADED) else self._tunnel.probed,
+            }
+            await tunnels.set_state(self._run.db, self._tunnel.name, state, reason, **values)
+            self._tunnel = await tunnels.find(self._run.db, self._tunnel.name)
+            if shown != self._shown:
+                self._tell(f"{self._tunnel.name} is {state.value}{f': {reason}' if reason else ''}")
+            self._shown, self._written = shown, now
+        return self._tunnel
+
+    async def _learn(self) -> None:
+        """Read what the server pushed, once for each connection."""
+        mark = f"{self._talk.local}-{self._talk.state}"
+        if self._pushed_for == mark:
+            return
+        with contextlib.suppress(NotFound):
+            data = await self._host.get(f"/run/opsdeck-vpn/{self._tunnel.name}/pushed", sudo=True)
+            self._tunnel.pushed = tunnels.parse_pushed(data)
+            self._pushed_for = mark
+
+    async def _probe(self, door: int) -> None:
+        target = tunnels.probe_of(self._tunnel)
+        pause = PROBE_SECONDS if not self._probe_fault else PROBE_SECONDS / 3
+        if target is None or time.monotonic() - self._probed < pause:
+            return
+        password = self._keys.gateway.socks_password
+        try:
+            self._latency = round(await socks.latency(door, SOCKS_USER, password, *target, timeout=6), 1)
+            self._probe_fault = ""
+        except (Unavailable, Refused) as fault:
+            self._probe_fault, self._latency = fault.message, None
+        self._probed = time.monotonic()
+
+
+def _send(writer: asyncio.StreamWriter, *lines: str) -> None:
+    for line in lines:
+        writer.write(f"{line}\n".encode())
+
+
+async def attend(
+    run: tunnels.Attends, host: HostAccess, name: str, tell: Tell, done: Callable[[Tunnel], bool]
+) -> Tunnel:
+    """Attend a tunnel by its name until `done`. Raises `NotFound`, and the host's errors."""
+    tunnel = await tunnels.find(run.db, name)
+    keys = await tunnels.open_keys(run, tunnel)
+    try:
+        return await Attendance(run, host, tunnel, keys, tell).until(done)
+    except OpsDeckError as fault:
+        fault.host = fault.host or tunnel.host
+        raise

@@ -1,0 +1,159 @@
+"""Taking in a tunnel: the profile is read, cleaned, sealed, and the row made. Used by the page and the command."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import secrets as random
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+from opsdeck.api import Actor, Conflict, Deck, Invalid, NotFound, Sensitive, utcnow
+from opsdeck_vpn import ovpn, tunnels, wgconf
+from opsdeck_vpn.actions import NAME
+from opsdeck_vpn.models import Kind, Otp, Tunnel
+from opsdeck_vpn.ovpn import Profile
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a person gives. `files` are those that the profile refers to, by their base names."""
+
+    name: str
+    host: str
+    profile: Sensitive
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    username: str = ""
+    password: Sensitive = field(default_factory=lambda: Sensitive(""))
+    otp: str = Otp.NONE
+    seed: Sensitive = field(default_factory=lambda: Sensitive(""))
+    concat: bool = False
+    listen: str = "127.0.0.1"
+    port: int = 0
+    """0 takes the first free one from 1080."""
+    probe: str = ""
+
+
+def read(wish: Wish) -> tuple[Kind, Profile]:
+    """Read the profile, whichever kind it is. Raises `Invalid`."""
+    text = wish.profile.reveal()
+    if re.search(r"(?im)^\s*\[interface\]\s*$", text):
+        return Kind.WIREGUARD, wgconf.parse(text)
+    return Kind.OPENVPN, ovpn.parse(text, wish.files)
+
+
+def check_seed(text: str) -> None:
+    """Raise `Invalid` when a text cannot be a seed of one-time codes (base32, RFC 4648)."""
+    import base64
+    import binascii
+
+    plain = text.replace(" ", "").upper()
+    try:
+        whole = base64.b32decode(plain + "=" * (-len(plain) % 8))
+    except binascii.Error:
+        whole = b""
+    if len(whole) < 10:
+        raise Invalid("this is no seed of one-time codes.", field="seed", hint="the base32 text beside the QR code")
+
+
+def check_probe(text: str) -> None:
+    """Raise `Invalid` when a text is no `host:port`."""
+    if text and not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}", text):
+        raise Invalid(f"{text[:60]!r} is no address to probe.", field="probe", hint="HOST:PORT inside the office")
+
+
+def check_listen(text: str) -> str:
+    """Give the address to listen on. Raises `Invalid` when it is none, or every one."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        raise Invalid(
+            f"{text[:60]!r} is no address.", field="listen", hint="127.0.0.1, or one of the gateway's"
+        ) from None
+    if address.is_unspecified:
+        raise Invalid(
+            "the port would be open on every address of the gateway.",
+            field="listen",
+            hint="name the one address that the devices reach",
+        )
+    return str(address)
+
+
+async def enrol(deck: Deck, wish: Wish, actor: Actor) -> Tunnel:
+    """Take a tunnel in; nothing happens on its gateway yet.
+
+    Raises `Invalid` with the field, `NotFound` for the host, `Conflict` for a name or port in use.
+    """
+    if not re.fullmatch(NAME, wish.name):
+        raise Invalid(f"{wish.name[:40]!r} cannot name a tunnel.", field="name", hint="a-z, 0-9, -, at most 11")
+    check_probe(wish.probe)
+    listen = check_listen(wish.listen)
+    kind, profile = read(wish)
+    username, password = wish.username, wish.password
+    if profile.inline_login and not username:
+        username, password = profile.inline_login[0], Sensitive(profile.inline_login[1])
+    if profile.wants_password and not (username and password):
+        raise Invalid("the server wants a user name and a password.", field="username", hint="give both")
+    otp = Otp(wish.otp)
+    if profile.challenge and otp is Otp.NONE:
+        otp = Otp.ASK
+    if otp is Otp.SEED:
+        check_seed(wish.seed.reveal())
+    await deck.inventory.get(wish.host)
+    rows = await tunnels.every(deck.db)
+    if any(row.name == wish.name for row in rows):
+        raise Conflict(f"there is a tunnel {wish.name!r} already.", field="name", hint="choose another name")
+    used = {row.port for row in rows if row.host == wish.host}
+    port = wish.port or next(number for number in range(1080, 9999) if number not in used)
+    if port in used:
+        raise Conflict(f"port {port} is another tunnel's on {wish.host}.", field="port", hint="choose another")
+    controls = {row.management_port for row in rows}
+    tunnel = Tunnel(
+        name=wish.name,
+        host=wish.host,
+        kind=kind,
+        config_secret=f"vpn-{wish.name}-profile",
+        username=username,
+        password_secret=f"vpn-{wish.name}-password" if password else "",
+        otp=otp,
+        seed_secret=f"vpn-{wish.name}-seed" if otp is Otp.SEED else "",
+        concat=wish.concat,
+        asks_password=profile.wants_password,
+        remotes=[f"{remote.host}:{remote.port}/{remote.proto}" for remote in profile.remotes],
+        report=[{**asdict(remark), "weight": remark.weight.value} for remark in profile.remarks],
+        listen=listen,
+        port=port,
+        socks_secret=f"vpn-{wish.name}-socks",
+        management_port=next(number for number in range(17505, 18500) if number not in controls),
+        probe=wish.probe,
+    )
+    note = f"of the tunnel {wish.name}"
+    values = {
+        tunnel.config_secret: (Sensitive(profile.text), "vpn-profile"),
+        tunnel.socks_secret: (Sensitive(random.token_urlsafe(18)), "text"),
+    }
+    if tunnel.password_secret:
+        values[tunnel.password_secret] = (password, "text")
+    if tunnel.seed_secret:
+        values[tunnel.seed_secret] = (Sensitive(wish.seed.reveal().replace(" ", "")), "totp-seed")
+    for name, (value, sort) in values.items():
+        await deck.secrets.set(name, value, kind=sort, note=note, actor=actor)
+    async with deck.db.write() as session:
+        session.add(tunnel)
+    after = {"host": tunnel.host, "kind": str(tunnel.kind), "remotes": tunnel.remotes, "listen": f"{listen}:{port}"}
+    await deck.audit.record(actor, "vpn.tunnel.added", f"tunnel:{tunnel.name}", after=after)
+    return await tunnels.find(deck.db, wish.name)
+
+
+async def give_code(deck: Deck, name: str, code: str, actor: Actor) -> None:
+    """Hand a one-time code to whoever attends the tunnel. Raises `Invalid`, `NotFound`."""
+    tunnel = await tunnels.find(deck.db, name)
+    plain = code.strip().replace(" ", "")
+    if not re.fullmatch(r"[!-~]{1,64}", plain):
+        raise Invalid("this is no code.", field="code", hint="the digits that your authenticator shows")
+    if tunnel.otp == Otp.NONE and not tunnel.challenge:
+        raise NotFound(f"tunnel {name!r} asks for no code.", field="tunnel")
+    await deck.secrets.set(
+        tunnels.code_secret(name), Sensitive(plain), kind="text", note=f"last code of the tunnel {name}", actor=actor
+    )
+    await tunnels.change(deck.db, name, code_given=utcnow())

@@ -1,0 +1,1 @@
+"""From rows to what hosts and devices read: pure."""

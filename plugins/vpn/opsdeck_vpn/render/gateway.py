@@ -1,0 +1,230 @@
+"""What lies on the gateway for one tunnel: OpenVPN's configuration, the script, the units. Pure."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files as resources
+
+from opsdeck.api import File, Sensitive
+
+FOLDER = "/etc/opsdeck/vpn"
+SOCKS_USER = "office"
+PACKAGES = {"openvpn": ("openvpn", "microsocks"), "wireguard": ("wireguard-go", "wireguard-tools", "microsocks")}
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """What is rendered for one tunnel. `profile` is the cleaned one; `login` whether the server wants a password."""
+
+    name: str
+    kind: str
+    profile: Sensitive
+    login: bool
+    listen: str
+    port: int
+    management_port: int
+    management_password: Sensitive
+    socks_password: Sensitive
+
+    @property
+    def namespace(self) -> str:
+        """Give the network namespace, and the device in it."""
+        return f"ov-{self.name}"
+
+    @property
+    def folder(self) -> str:
+        """Give the folder on the host."""
+        return f"{FOLDER}/{self.name}"
+
+
+@cache
+def script() -> bytes:
+    """Give the script that OpenVPN and the units call."""
+    return (resources("opsdeck_vpn") / "sh" / "tunnel.sh").read_bytes()
+
+
+def unit_names(name: str) -> tuple[str, str, str, str, str]:
+    """Give a tunnel's units: namespace, dialler, SOCKS server inside, door outside, and the door's socket."""
+    stem = f"opsdeck-vpn-{name}"
+    return (
+        f"{stem}-net.service",
+        f"{stem}.service",
+        f"{stem}-socks.service",
+        f"{stem}-door.service",
+        f"{stem}-door.socket",
+    )
+
+
+def client_conf(gateway: Gateway) -> str:
+    """Give OpenVPN's configuration: ours first, then what is kept of the profile."""
+    script_path = f"{gateway.folder}/tunnel.sh"
+    lines = [
+        "# Made by OpsDeck; changes are overwritten.",
+        f"dev {gateway.namespace}",
+        "dev-type tun",
+        "disable-dco",
+        "ifconfig-noexec",
+        "route-noexec",
+        "persist-key",
+        "persist-tun",
+        "script-security 2",
+        f'up "{script_path} up {gateway.name}"',
+        f'route-up "{script_path} route-up {gateway.name}"',
+        f"management 127.0.0.1 {gateway.management_port} {gateway.folder}/management.pw",
+        "management-log-cache 100",
+        "auth-retry interact",
+        "connect-retry 1 30",
+        "connect-timeout 20",
+    ]
+    if gateway.login:
+        lines += ["auth-user-pass", "management-hold", "management-query-passwords"]
+    return "\n".join([*lines, "", gateway.profile.reveal()])
+
+
+def net_unit(gateway: Gateway) -> str:
+    """Give the unit that holds the namespace: it outlives every reconnect."""
+    return f"""[Unit]
+Description=Network of the office tunnel {gateway.name}
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={gateway.folder}/tunnel.sh open {gateway.name}
+ExecStop={gateway.folder}/tunnel.sh close {gateway.name}
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def dial_unit(gateway: Gateway) -> str:
+    """Give the unit that dials, in the host's own network."""
+    net = unit_names(gateway.name)[0]
+    if gateway.kind == "openvpn":
+        service = f"""Type=exec
+ExecStart=/usr/sbin/openvpn --suppress-timestamps --config {gateway.folder}/client.conf"""
+    else:
+        run = f"{gateway.folder}/tunnel.sh"
+        service = f"""Type=exec
+ExecStart={run} wg-run {gateway.name}
+ExecStartPost={run} wg-up {gateway.name}
+ExecStopPost={run} wg-down {gateway.name}"""
+    return f"""[Unit]
+Description=Office tunnel {gateway.name}
+Requires={net}
+After={net} network-online.target
+Wants=network-online.target
+StartLimitIntervalSec=0
+
+[Service]
+{service}
+Restart=always
+RestartSec=2
+UMask=0077
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def socks_unit(gateway: Gateway) -> str:
+    """Give the unit of the SOCKS server: it has no network but the tunnel's."""
+    net = unit_names(gateway.name)[0]
+    return f"""[Unit]
+Description=SOCKS server inside the office tunnel {gateway.name}
+Requires={net}
+After={net}
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart=/bin/sh {gateway.folder}/tunnel.sh socks {gateway.name}
+LoadCredential=user:{gateway.folder}/socks.user
+LoadCredential=password:{gateway.folder}/socks.pw
+NetworkNamespacePath=/run/netns/{gateway.namespace}
+BindReadOnlyPaths=/run/opsdeck-vpn/{gateway.name}/resolv.conf:/etc/resolv.conf
+DynamicUser=yes
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+ProtectSystem=strict
+ProtectHome=yes
+PrivateDevices=yes
+LimitNOFILE=65536
+Restart=always
+RestartSec=1
+
+[Install]
+WantedBy=multi-user.target
+"""
+
+
+def door_socket(gateway: Gateway) -> str:
+    """Give the socket on the host's side."""
+    host = f"[{gateway.listen}]" if ipaddress.ip_address(gateway.listen).version == 6 else gateway.listen
+    return f"""[Unit]
+Description=SOCKS port of the office tunnel {gateway.name}
+
+[Socket]
+ListenStream={host}:{gateway.port}
+FreeBind=yes
+NoDelay=yes
+Backlog=1024
+
+[Install]
+WantedBy=sockets.target
+"""
+
+
+def door_unit(gateway: Gateway) -> str:
+    """Give the unit that hands connections from the socket to the SOCKS server inside."""
+    net, _dial, socks, _door, socket = unit_names(gateway.name)
+    return f"""[Unit]
+Description=Door to the office tunnel {gateway.name}
+Requires={net} {socket}
+After={net} {socks} {socket}
+Wants={socks}
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart=/usr/lib/systemd/systemd-socket-proxyd --connections-max=4096 127.0.0.1:1080
+NetworkNamespacePath=/run/netns/{gateway.namespace}
+DynamicUser=yes
+NoNewPrivileges=yes
+CapabilityBoundingSet=
+ProtectSystem=strict
+ProtectHome=yes
+PrivateDevices=yes
+LimitNOFILE=65536
+Restart=on-failure
+"""
+
+
+def rendered(gateway: Gateway) -> tuple[File, ...]:
+    """Give every file of a tunnel."""
+    net, dial, socks, door, socket = unit_names(gateway.name)
+    root = "root:root"
+
+    def own(name: str, content: bytes | Sensitive, mode: int = 0o600) -> File:
+        return File(f"{gateway.folder}/{name}", content, mode=mode, owner=root)
+
+    def unit(name: str, text: str) -> File:
+        return File(f"/etc/systemd/system/{name}", text.encode(), mode=0o644, owner=root)
+
+    config = (
+        own("client.conf", Sensitive(client_conf(gateway)))
+        if gateway.kind == "openvpn"
+        else own("wg.conf", gateway.profile)
+    )
+    return (
+        own("tunnel.sh", script(), 0o755),
+        config,
+        own("management.pw", Sensitive(gateway.management_password.reveal() + "\n")),
+        own("socks.user", f"{SOCKS_USER}\n".encode()),
+        own("socks.pw", Sensitive(gateway.socks_password.reveal() + "\n")),
+        unit(net, net_unit(gateway)),
+        unit(dial, dial_unit(gateway)),
+        unit(socks, socks_unit(gateway)),
+        unit(door, door_unit(gateway)),
+        unit(socket, door_socket(gateway)),
+    )

@@ -1,0 +1,92 @@
+"""The pages of the CDN plugin: they answer, stay within their frame, and lead to the actions' forms."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opsdeck_cdn import book
+
+from opsdeck.actor import SYSTEM
+from opsdeck.jobs.jobs import Submission
+
+PAGES = (
+    "/p/cdn/sites",
+    "/p/cdn/sites/shop",
+    "/p/cdn/edges",
+    "/p/cdn/edges/web1",
+    "/p/cdn/purge",
+    "/actions/cdn/site",
+    "/actions/cdn/deploy",
+)
+LOOKS = {
+    "wide-light": {"viewport": {"width": 1360, "height": 880}, "color_scheme": "light"},
+    "narrow-dark-zh": {
+        "viewport": {"width": 360, "height": 740},
+        "color_scheme": "dark",
+        "locale": "zh-CN",
+        "has_touch": True,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def modelled(console: Any) -> Any:
+    """A console with a site, edges, a name server and a purge that is owed."""
+
+    async def make(deck: Any) -> None:
+        for action, params in (
+            (
+                "site",
+                {"name": "shop", "names": ["www.shop.test", "shop.test"], "origins": ["https://origin.shop.test"]},
+            ),
+            ("edge", {"host": "web1", "v4": "192.0.2.1", "latitude": 52.4, "longitude": 4.9}),
+            ("edge", {"host": "web2", "v4": "192.0.2.2", "latitude": 37.3, "longitude": -121.9}),
+            ("nameserver", {"host": "web3", "address": "192.0.2.3"}),
+            ("setup", {"zone": "cdn.shop.test"}),
+        ):
+            job = await deck.jobs.run(Submission("cdn", action, params), SYSTEM)
+            assert job.state == "succeeded", job.error
+        await book.owe(deck.db, [book.Debt("web1", "shop", "url", "www.shop.test/a.css")])
+
+    console.do(make)
+    return console
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_every_page_stays_within_its_frame(modelled: Any, open_tab: Callable[..., Any], look: str) -> None:
+    pictures = os.environ.get("OPSDECK_PICTURES")
+    with open_tab(**LOOKS[look]) as page:
+        for path in PAGES:
+            response = page.goto(path)
+            assert response.status == 200, path
+            if pictures:
+                name = re.sub(r"[^a-z0-9]+", "-", path.strip("/"))
+                page.screenshot(path=str(Path(pictures) / f"{look}_{name}.png"), full_page=True)
+            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert wide <= 0, f"{path} is {wide} px too wide in {look}"
+
+
+def test_a_site_is_added_through_its_form(modelled: Any, admin: Any) -> None:
+    page = admin
+    page.goto("/p/cdn/sites")
+    assert page.locator("tr[data-row]", has_text="shop").count() == 1
+    page.locator("a.chip", has_text="Add a site").click()
+    page.locator("[name=name]").fill("blog")
+    page.locator("[name=names]").fill("blog.shop.test")
+    page.locator("[name=origins]").fill("http://192.0.2.9")
+    page.locator("main button.main-act").first.click()
+    page.locator("text=http://192.0.2.9:80").first.wait_for()
+    page.locator(".consent button").click()
+    page.wait_for_url(re.compile("/jobs/"))
+    page.locator("text=site blog added").wait_for()
+    page.goto("/p/cdn/sites/blog")
+    assert page.locator("main", has_text="blog.shop.test").count() == 1
+
+
+def test_an_unknown_site_is_said_to_be_unknown(modelled: Any, admin: Any) -> None:
+    assert admin.goto("/p/cdn/sites/nothere").status == 404

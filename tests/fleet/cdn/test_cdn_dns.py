@@ -1,0 +1,95 @@
+"""Visitors of three regions, each led to their own edge; drained and dead edges leave, answers never end."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opsdeck_cdn import book, resolving
+
+EDGES = ("cdn-e1", "cdn-e2", "cdn-e3")
+REGIONS = {"100.64.1.0/24": "cdn-e1", "100.64.2.0/24": "cdn-e2", "100.64.3.0/24": "cdn-e3"}
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+async def named(cdn: Any, name_servers: tuple[str, ...], city_file: Path) -> Any:
+    """The site served by all edges, and two name servers that know where visitors are."""
+    if not (await book.load(cdn.deck.db)).servers:
+        for name in name_servers:
+            await cdn.add_host(name)
+            await cdn.good("nameserver", host=name)
+        await cdn.good("setup", zone="cdn.test", ttl=5)
+    await cdn.fresh_site()
+    cdn.pebble.point("www.site.test", cdn.fleet.host("cdn-e1").address)
+    await cdn.deployed()
+    await cdn.good("dns")
+    if not (await book.load(cdn.deck.db)).geoip.sha256:
+        await cdn.good("geoip", name="other", source=str(city_file), sha256=digest(city_file))
+    return cdn
+
+
+async def led(cdn: Any, client: str, server: str = "cdn-ns1", name: str = "site.cdn.test") -> list[str]:
+    """Give the edges to which a visitor of a network is led."""
+    found = await resolving.ask(cdn.fleet.host(server).address, name, client=client)
+    return [edge for edge in EDGES if cdn.fleet.host(edge).address in found]
+
+
+async def test_each_region_is_led_to_its_own_edge(named: Any) -> None:
+    cdn = named
+    for server in ("cdn-ns1", "cdn-ns2"):
+        for client, edge in REGIONS.items():
+            assert await led(cdn, client, server) == [edge]
+        address = cdn.fleet.host(server).address
+        assert await resolving.ask(address, "cdn.test", "NS") == ("ns1.cdn.test.", "ns2.cdn.test.")
+    assert (await cdn.plan("dns")).empty
+
+
+async def test_a_drained_edge_leaves_and_comes_back(named: Any, wait_until: Any) -> None:
+    cdn = named
+    await cdn.good("drain", host="cdn-e3")
+
+    async def gone() -> bool:
+        return await led(cdn, "100.64.3.0/24") in (["cdn-e2"], ["cdn-e1"])
+
+    await wait_until(gone, 5)
+    assert (await cdn.get("cdn-e3", "/page")).status == 200
+    await cdn.good("drain", host="cdn-e3", back=True)
+
+    async def back() -> bool:
+        return await led(cdn, "100.64.3.0/24") == ["cdn-e3"]
+
+    await wait_until(back, 5)
+
+
+async def test_bad_data_and_bad_zones_change_nothing(named: Any, tmp_path: Path) -> None:
+    cdn = named
+    bad = tmp_path / "bad.mmdb"
+    bad.write_bytes(b"this is no database" * 1000)
+    before = (await book.load(cdn.deck.db)).geoip
+    job, _ = await cdn.run("geoip", name="other", source=str(bad), sha256=digest(bad))
+    assert job.state == "failed"
+    assert (await book.load(cdn.deck.db)).geoip == before
+    for client, edge in REGIONS.items():
+        assert await led(cdn, client) == [edge]
+    job, _ = await cdn.run("geoip", name="other", source=str(bad), sha256="0" * 64)
+    assert "sha256" in job.error
+    await asyncio.sleep(0)
+
+
+async def test_with_all_edges_down_an_answer_is_still_given(named: Any) -> None:
+    cdn = named
+    for edge in EDGES:
+        await book.change_edge(cdn.deck.db, edge, health="down")
+    await cdn.good("dns")
+    for client in REGIONS:
+        assert await led(cdn, client)
+    for edge in EDGES:
+        await book.change_edge(cdn.deck.db, edge, health="up")
+    await cdn.good("dns")

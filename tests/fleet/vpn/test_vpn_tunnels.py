@@ -1,0 +1,243 @@
+"""A tunnel on real hosts: up, closed by construction, healed, refused, rebooted."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+import pyotp
+import pytest
+from opsdeck_vpn import enrol, tunnels
+
+from opsdeck.secrets.sensitive import Sensitive as secret
+
+pytestmark = pytest.mark.fleet
+
+if TYPE_CHECKING:
+    Office = Any
+    Gateway = Any
+
+SITE = "the intranet says hello"
+
+
+async def test_a_profile_becomes_a_socks_port_that_reaches_the_office_and_nothing_else(
+    office: Office, gateway: Gateway
+) -> None:
+    office.open()
+    tunnel = await gateway.take_in("office", office.profile())
+    job = await gateway.run("up", "office")
+    assert job.state == "succeeded", await gateway.said(job)
+    tunnel = await gateway.row("office")
+    assert (tunnel.state, tunnel.local) == ("up", "10.77.0.2")
+    assert tunnel.pushed == {"route": ["10.78.0.0/255.255.0.0"], "dns": ["10.77.0.1"], "domain": ["corp.test"]}
+    assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
+    assert SITE in await gateway.curl(tunnel, "http://10.78.0.1/")
+    assert "10.78" not in gateway.sh("ip route")
+    assert "corp.test" not in gateway.sh("cat /etc/resolv.conf")
+    assert await gateway.curl(tunnel, f"http://{gateway.host.address}:22/", "--http0.9") == ""
+    assert "0.0.0.0:1080" not in gateway.sh("ss -ltn")
+    password = (await gateway.deck.secrets.reveal(tunnel.socks_secret, actor=job_actor(), purpose="test")).reveal()
+    seen = gateway.sh("cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'")
+    assert "microsocks" in seen
+    assert password not in seen
+    assert gateway.sh("curl -s --max-time 3 --proxy socks5h://127.0.0.1:1080 http://10.78.0.1/") == ""
+
+
+def job_actor() -> Any:
+    from opsdeck.actor import SYSTEM
+
+    return SYSTEM
+
+
+async def test_the_wrong_password_is_tried_once_and_said(office: Office, gateway: Gateway) -> None:
+    office.open(login=True)
+    await gateway.take_in("office", office.profile(login=True), username="alice", password=secret("wrong-one"))
+    job = await gateway.run("up", "office")
+    assert job.state == "failed"
+    assert "refused the user name or password" in await gateway.said(job)
+    assert (await gateway.row("office")).state == "failed"
+    async with gateway.watching():
+        await asyncio.sleep(8)
+    assert office.attempts == 1
+    assert (await gateway.row("office")).state == "failed"
+    await gateway.deck.secrets.set("vpn-office-password", secret("right-one"), actor=job_actor())
+    job = await gateway.run("up", "office")
+    assert job.state == "succeeded", await gateway.said(job)
+
+
+async def test_a_dead_tunnel_lets_nothing_out_and_heals(office: Office, gateway: Gateway) -> None:
+    office.open()
+    tunnel = await gateway.take_in("office", office.profile())
+    assert (await gateway.run("up", "office")).state == "succeeded"
+    async with gateway.watching():
+        await gateway.comes("office", lambda row: row.state == "up")
+        gateway.sh("systemctl stop opsdeck-vpn-office.service")
+        assert await gateway.curl(tunnel, "http://10.78.0.1/", seconds=4) == ""
+        assert await gateway.curl(tunnel, f"http://{office.host.address}:22/", "--http0.9", seconds=4) == ""
+        assert "SSH" in gateway.sh(f"timeout 4 curl -s --http0.9 --max-time 3 http://{office.host.address}:22/")
+        await gateway.comes("office", lambda row: row.state == "reconnecting")
+        gateway.sh("systemctl start opsdeck-vpn-office.service")
+        await gateway.comes("office", lambda row: row.state == "up")
+        gateway.sh("systemctl kill -s KILL opsdeck-vpn-office.service")
+        await gateway.comes("office", lambda row: row.state != "up", 20)
+        await gateway.comes("office", lambda row: row.state == "up")
+        assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
+        begun = time.monotonic()
+        office.sh("systemctl stop office-vpn; systemctl reset-failed office-vpn 2>/dev/null; true")
+        await gateway.comes("office", lambda row: row.state != "up", 30)
+        office.serve()
+        await gateway.comes("office", lambda row: row.state == "up", 60)
+        print("back after", time.monotonic() - begun)
+        job = await gateway.run("leak_test", "office")
+        assert job.state == "succeeded", await gateway.said(job)
+        job = await gateway.run("check", "office")
+        assert job.state == "succeeded", await gateway.said(job)
+
+
+async def test_a_code_is_asked_for_and_a_stale_one_never_hammers(office: Office, gateway: Gateway) -> None:
+    office.open(login=True)
+    office.codes("111111", "222222")
+    profile = office.profile(login=True, extra='static-challenge "Enter OTP" 1')
+    tunnel = await gateway.take_in("office", profile, username="alice", password=secret("right-one"))
+    job = await gateway.run("up", "office")
+    assert job.state == "succeeded"
+    row = await gateway.row("office")
+    assert (row.state, row.challenge) == ("wait_otp", "Enter OTP")
+    assert office.attempts == 0
+    async with gateway.watching():
+        for number in range(1, 4):
+            await enrol.give_code(gateway.deck, "office", f"00000{number}", job_actor())
+            wanted = "failed" if number == 3 else "wait_otp"
+            await gateway.comes(
+                "office", lambda row, number=number, wanted=wanted: row.state == wanted and office.attempts == number
+            )
+        row = await gateway.row("office")
+        assert "3 codes" in row.reason
+        await enrol.give_code(gateway.deck, "office", "111111", job_actor())
+        await asyncio.sleep(4)
+        assert office.attempts == 3
+    await tunnels.change(gateway.deck.db, "office", code_given=None)
+    assert (await gateway.run("up", "office")).state == "succeeded"
+    async with gateway.watching():
+        await gateway.comes("office", lambda row: row.state == "wait_otp")
+        await enrol.give_code(gateway.deck, "office", "222222", job_actor())
+        await gateway.comes("office", lambda row: row.state == "up")
+        tries = office.attempts
+        office.codes("333333")
+        gateway.sh("systemctl kill -s USR1 opsdeck-vpn-office.service")
+        await asyncio.sleep(4)
+        await gateway.comes("office", lambda row: row.state == "up", 20)
+        assert office.attempts == tries
+        assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
+
+
+async def test_a_seed_makes_the_codes(office: Office, gateway: Gateway) -> None:
+    office.open(login=True)
+    seed = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP"
+    now = int(time.time())
+    office.codes(*(pyotp.TOTP(seed).at(now + 30 * step) for step in range(-1, 6)))
+    for name, extra, concat in (("otp", 'static-challenge "Enter OTP" 0', False), ("joined", "", True)):
+        profile = office.profile(login=True, extra=extra)
+        await gateway.take_in(
+            name, profile, username="alice", password=secret("right-one"), otp="seed", seed=secret(seed), concat=concat
+        )
+        job = await gateway.run("up", name)
+        assert job.state == "succeeded", await gateway.said(job)
+        assert (await gateway.row(name)).state == "up"
+
+
+async def test_an_expired_certificate_is_named(office: Office, gateway: Gateway) -> None:
+    office.open(days=-1)
+    await gateway.take_in("office", office.profile())
+    job = await gateway.run("up", "office", wait=10)
+    assert job.state == "failed"
+    assert "certificate has expired" in await gateway.said(job)
+
+
+async def test_two_tunnels_with_the_same_network_which_the_host_has_too(office: Office, gateway: Gateway) -> None:
+    gateway.sh("ip link add clash type bridge; ip address add 10.77.0.9/24 dev clash; ip link set clash up")
+    try:
+        office.open()
+        first = await gateway.take_in("one", office.profile())
+        second = await gateway.take_in("two", office.profile())
+        assert (first.port, second.port) == (1080, 1081)
+        for name in ("one", "two"):
+            job = await gateway.run("up", name)
+            assert job.state == "succeeded", await gateway.said(job)
+        for tunnel in (first, second):
+            assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
+        assert "10.77.0.0/24 dev clash" in gateway.sh("ip route")
+        assert (await gateway.run("remove", "one")).state == "succeeded"
+        assert SITE in await gateway.curl(second, "http://intra.corp.test/")
+        assert "opsdeck-vpn-one" not in gateway.sh("ls /etc/systemd/system /etc/opsdeck/vpn; ip netns list")
+    finally:
+        gateway.sh("ip link delete clash")
+
+
+async def test_hooks_and_metacharacters_of_a_profile_run_nothing(office: Office, gateway: Gateway) -> None:
+    bad = 'push "dhcp-option DOMAIN $(touch${IFS}/tmp/owned)"\npush "dhcp-option DNS 1.2.3.4;touch /tmp/owned"'
+    office.open(extra=bad)
+    extra = '\n'.join(
+        (
+            'up "/bin/touch /tmp/owned"', "script-security 3", "plugin /tmp/evil.so", "log /etc/passwd",
+            'setenv PATH "/tmp"', 'verify-x509-name "`touch /tmp/owned`; $(touch /tmp/owned)" subject', "cd /tmp",
+            "management 0.0.0.0 7505", 'route-up "sh -c id"', "config /etc/shadow",
+        )
+    )  # fmt: skip
+    await gateway.take_in("office", office.profile(extra=extra))
+    await gateway.run("up", "office", wait=8)
+    assert gateway.sh("ls /tmp/owned 2>/dev/null") == ""
+    await gateway.run("remove", "office")
+    await gateway.take_in("office", office.profile())
+    job = await gateway.run("up", "office")
+    assert job.state == "succeeded", await gateway.said(job)
+    assert gateway.sh("ls /tmp/owned 2>/dev/null") == ""
+    assert "touch" not in gateway.sh("cat /run/opsdeck-vpn/office/resolv.conf")
+
+
+async def test_a_rebooted_gateway_dials_again_by_itself(office: Office, gateway: Gateway) -> None:
+    office.open()
+    tunnel = await gateway.take_in("office", office.profile())
+    assert (await gateway.run("up", "office")).state == "succeeded"
+    gateway.host.kill()
+    gateway.host.start()
+    async with gateway.watching():
+        await gateway.comes("office", lambda row: row.state == "up", 60)
+        for _ in range(20):
+            if SITE in await gateway.curl(tunnel, "http://intra.corp.test/"):
+                break
+            await asyncio.sleep(1)
+        else:
+            raise AssertionError("the office is not reached after the reboot")
+
+
+async def test_wireguard_with_the_one_in_user_space(office: Office, gateway: Gateway) -> None:
+    office.open()
+    keys = office.sh("for i in 1 2; do k=$(wg genkey); echo $k; echo $k | wg pubkey; done").split()
+    office.write("/etc/office/wg.conf", f"[Interface]\nPrivateKey = {keys[0]}\nListenPort = 51820\n"
+                 f"[Peer]\nPublicKey = {keys[3]}\nAllowedIPs = 10.99.0.2/32\n")  # fmt: skip
+    office.sh("systemd-run -q --unit=office-wg --setenv=WG_PROCESS_FOREGROUND=1 wireguard-go wgoffice; sleep 1; "
+              "wg setconf wgoffice /etc/office/wg.conf; ip address add 10.99.0.1/24 dev wgoffice; "
+              "ip link set wgoffice up mtu 1420")  # fmt: skip
+    names = "--address=/intra.corp.test/10.78.0.1 --no-resolv --no-hosts --bind-dynamic"
+    office.sh("systemctl stop office-dns")
+    office.sh(f"systemd-run -q --unit=office-dns dnsmasq -k --listen-address=10.99.0.1 {names}")
+    profile = f"""[Interface]
+PrivateKey = {keys[2]}
+Address = 10.99.0.2/32
+DNS = 10.99.0.1, corp.test
+PostUp = touch /tmp/owned
+[Peer]
+PublicKey = {keys[1]}
+AllowedIPs = 10.99.0.0/24, 10.78.0.0/16
+Endpoint = {office.host.address}:51820
+"""
+    tunnel = await gateway.take_in("wg", profile)
+    assert tunnel.kind == "wireguard"
+    job = await gateway.run("up", "wg")
+    assert job.state == "succeeded", await gateway.said(job)
+    assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
+    job = await gateway.run("leak_test", "wg")
+    assert job.state == "succeeded", await gateway.said(job)
+    assert gateway.sh("ls /tmp/owned 2>/dev/null") == ""

@@ -1,0 +1,148 @@
+"""The catalogue from the store alone, retention and orphans, through the real actions on a real store."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from opsdeck_backup import catalogue, health, watch
+from opsdeck_backup.stores import Store
+
+from opsdeck.actor import Actor, Door, Role
+from opsdeck.clock import stamp, utcnow
+from opsdeck.errors import Invalid, Unavailable
+from opsdeck.jobs.consent import ConsentNeeded
+from opsdeck.jobs.jobs import Submission
+from opsdeck.secrets.sensitive import Sensitive
+
+BOSS = Actor("boss@cli", Role.ADMIN, Door.CLI, stepped_up=True)
+RULED = {"name": "shop", "host": "db", "remote": "store:backups", "store_secret": "s3", "key_secret": "key"}
+
+
+async def test_the_list_comes_from_the_store_alone(shelf):
+    now = utcnow()
+    full = shelf.put(now - timedelta(hours=3))
+    link = shelf.put(now - timedelta(hours=2), full, salt=1)
+    assert (await shelf.good("refresh", target="shop"))["backups"] == 2
+    assert [item.id for item in await catalogue.items(shelf.deck, "shop")] == [link.id, full.id]
+    await shelf.good("drop", target="shop")
+    assert await catalogue.items(shelf.deck, "shop") == ()
+    assert len(shelf.names("manifests/*")) == 2
+    assert (await shelf.good("target", **RULED))["backups"] == 2
+    assert len(await catalogue.items(shelf.deck, "shop")) == 2
+
+
+async def test_many_manifests_are_read_at_once(shelf):
+    for hours in range(9):
+        shelf.put(utcnow() - timedelta(hours=hours + 1))
+    assert (await shelf.good("refresh", target="shop"))["backups"] == 9
+
+
+async def test_what_is_gone_or_cut_in_the_store_is_named_and_stays_named(shelf):
+    now = utcnow()
+    one, two = shelf.put(now - timedelta(hours=3)), shelf.put(now - timedelta(hours=2), salt=1)
+    await shelf.good("refresh", target="shop")
+    (shelf.folder / one.planned.object).unlink()
+    (shelf.folder / two.planned.object).write_bytes(b"short")
+    told = await shelf.good("refresh", target="shop")
+    assert set(told["damaged"]) == {one.id, two.id}
+    items = await catalogue.items(shelf.deck, "shop")
+    assert {item.state for item in items} == {"missing"}
+    (standing,) = await health.standings(shelf.deck)
+    assert standing.state == "broken"
+
+
+async def test_a_manifest_of_somebody_else_is_not_ours(shelf):
+    made = shelf.put(utcnow() - timedelta(hours=1))
+    file = shelf.folder / "manifests" / f"{made.id}.json"
+    file.write_text(file.read_text().replace('"target":"shop"', '"target":"wiki"'))
+    (shelf.folder / "manifests" / "20260101T000000Z-00000000.json").write_text("{")
+    told = await shelf.good("refresh", target="shop")
+    assert told["backups"] == 0
+    assert len(told["damaged"]) == 2
+
+
+async def test_retention_is_shown_first_and_removes_whole_chains(shelf):
+    now = utcnow()
+    for age in range(12, 0, -1):
+        full = shelf.put(now - timedelta(days=age), salt=age)
+        shelf.put(now - timedelta(days=age) + timedelta(hours=1), full, salt=age + 100)
+    await shelf.good("target", **RULED | {"keep_daily": 3, "keep_chains": 1})
+    before = shelf.names()
+    plan = await shelf.plan("prune", target="shop")
+    assert shelf.names() == before
+    assert len(plan.notes) >= 3
+    told = await shelf.good("prune", target="shop")
+    assert set(told["removed"]) == {change.target for change in plan.changes}
+    left = shelf.names("manifests/*")
+    assert len(left) == told["left"]
+    assert len(left) in (6, 8)
+    assert {name.split("/")[1][:25] for name in shelf.names("data/*")} == {name.split("/")[1][:25] for name in left}
+    assert (await shelf.plan("prune", target="shop")).empty
+
+
+async def test_nothing_is_removed_while_something_is_damaged(shelf):
+    now = utcnow()
+    for age in range(9, 0, -1):
+        shelf.put(now - timedelta(days=age), salt=age)
+    await shelf.good("target", **RULED | {"keep_daily": 2, "keep_chains": 1})
+    (shelf.folder / "data" / shelf.names("data/*.age")[-1].split("/")[1]).unlink()
+    assert (await shelf.good("prune", target="shop"))["removed"] == []
+
+
+async def test_removing_asks_for_consent(shelf):
+    with pytest.raises(ConsentNeeded):
+        await shelf.deck.jobs.run(Submission("backup", "prune", {"target": "shop"}), BOSS)
+
+
+async def test_orphans_are_listed_and_only_old_ones_of_ours_go(shelf):
+    kept = shelf.put(utcnow() - timedelta(hours=1))
+    old, new = stamp(utcnow() - timedelta(days=3)), stamp(utcnow())
+    for name in (
+        f"{old}-0000000a.xb.zst.age",
+        f"{old}-0000000a.xb.zst.age.config",
+        f"{new}-0000000b.xb.zst.age",
+        "notes.txt",
+    ):
+        (shelf.folder / "data" / name).write_bytes(b"x")
+    plan = await shelf.plan("clean", target="shop")
+    assert [change.target for change in plan.changes] == [
+        f"data/{old}-0000000a.xb.zst.age",
+        f"data/{old}-0000000a.xb.zst.age.config",
+    ]
+    await shelf.good("clean", target="shop")
+    left = shelf.names("data/*")
+    assert f"data/{new}-0000000b.xb.zst.age" in left
+    assert "data/notes.txt" in left
+    assert kept.planned.object in left
+    assert len(left) == 4
+
+
+async def test_a_store_that_is_gone_is_unavailable_not_empty(shelf):
+    shelf.put(utcnow() - timedelta(hours=1))
+    await shelf.good("refresh", target="shop")
+    text = "[store]\ntype = s3\nprovider = Other\nendpoint = http://127.0.0.1:9\n"
+    config = Sensitive(f"{text}access_key_id = a\nsecret_access_key = b\n")
+    with pytest.raises(Unavailable, match="store:backups/shop"):
+        await Store(config, "store:backups/shop").files()
+
+
+async def test_a_target_names_a_section_that_its_configuration_has(shelf):
+    job = await shelf.run("target", **RULED | {"remote": "elsewhere:backups"})
+    assert job.state == "failed"
+    assert "[elsewhere]" in job.error
+    with pytest.raises(Invalid):
+        await shelf.plan("target", **RULED | {"key_secret": "", "name": "other"})
+
+
+async def test_the_watch_speaks_up_once_and_closes(shelf):
+    row = await catalogue.find(shelf.deck, "shop")
+    now = utcnow()
+    assert not watch.late(row, None, now)
+    assert "No good backup" in str(watch.late(row, None, now + timedelta(hours=3)))
+    assert "2.5 h old" in str(watch.late(row, now - timedelta(hours=2.5), now))
+    assert not watch.late(row, now - timedelta(hours=1), now)
+    shelf.put(now - timedelta(hours=3))
+    await shelf.good("refresh", target="shop")
+    (standing,) = await health.standings(shelf.deck)
+    assert (standing.state, standing.count) == ("broken", 1)

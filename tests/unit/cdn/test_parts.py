@@ -1,0 +1,110 @@
+"""Keys of purges, what edges print, and the judgement over their health."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+
+import pytest
+from opsdeck_cdn import caddy, edgehost, probing, purging, sight
+from opsdeck_cdn.health import UP_AFTER, Watch
+from opsdeck_cdn.sites import CaddySource, Origin, Rule, Site
+
+from opsdeck.errors import Invalid, OpsDeckError
+from opsdeck.ssh.command import Completed
+
+
+def site(*rules: str) -> Site:
+    return Site("s", ("a.test",), (Origin.parse("http://192.0.2.1"),), tuple(map(Rule.parse, rules)), epoch=3)
+
+
+def test_a_url_has_one_key_for_each_way_to_keep_it():
+    made = site("static /a/*", "static /b/* query=ignore", "static /c/* query=only:v,w", "dynamic /d/*")
+    assert purging.keys(made, "a.test", "/x?w=1&V=2&z=3") == (
+        "s|3|a.test|/x?w=1&V=2&z=3",
+        "s|3|a.test|/x",
+        "s|3|a.test|/x?v=2&w=1",
+    )
+    assert purging.keys(made, "a.test", "/x") == ("s|3|a.test|/x", "s|3|a.test|/x?v=&w=")
+
+
+@pytest.mark.parametrize("url", ["https://a.test/a b", "https:///x", "https://*.test/"])
+def test_what_cannot_be_purged(url):
+    with pytest.raises(OpsDeckError):
+        purging.split(url)
+    assert purging.split("http://A.test?x=1") == ("a.test", "/?x=1")
+    with pytest.raises(ValueError, match="no URL"):
+        purging.PurgeParams(urls=["a.test/x"])
+    with pytest.raises(ValueError, match="which site"):
+        purging.PurgeParams(what="site")
+
+
+def completed(text: str) -> Completed:
+    return Completed(0, None, text.encode(), b"", 0.1)
+
+
+def test_the_look_at_an_edge():
+    text = "current 20261123T000000Z-abc\nport 80 nginx\nport 443 \nclock 1000\nfree 123\naccount /x/u.key\nend\n"
+    seen = edgehost.parse_look("e", completed(text), sent=900.0, received=901.0)
+    assert (seen.current, seen.ports, seen.free_kb) == ("20261123T000000Z-abc", {80: "nginx", 443: "a program"}, 123)
+    assert (seen.skew, seen.accounts) == (99.0, ("/x/u.key",))
+    with pytest.raises(OpsDeckError, match="port 80 is taken by nginx"):
+        edgehost.fit("e", seen)
+    with pytest.raises(OpsDeckError, match="clock is 99 s ahead"):
+        edgehost.fit("e", edgehost.EdgeState(skew=99.0, ports={80: "caddy", 443: "caddy"}))
+    same = edgehost.parse_look("e", completed("current \nclock 900\nend\n"), sent=900.4, received=900.9)
+    assert same.skew == 0.0
+    with pytest.raises(OpsDeckError, match="broke off"):
+        edgehost.parse_look("e", completed("current x\n"), sent=0, received=0)
+
+
+def test_the_sums_of_an_edge():
+    tally = sight.parse("e", b"sum 3600 a.test:443 HIT 2 5 600\nat 77 1234\n")
+    assert tally == sight.Tally(
+        (sight.Sum(datetime(1970, 1, 1, 1, tzinfo=UTC), "a.test", "HIT", 2, 5, 600),), "77", 1234
+    )
+    for bad in (b"", b"sum x\nat 1 2\n", b"sum 3600 a.test HIT 2 5 600\n", b"at 1\n"):
+        with pytest.raises(OpsDeckError):
+            sight.parse("e", bad)
+
+
+def test_an_edge_is_up_again_after_several_good_looks_in_a_row_only():
+    watch = Watch("down")
+    for _ in range(UP_AFTER - 1):
+        watch = watch.after(True)
+        assert not watch.recovered
+    watch = watch.after(False)
+    for _ in range(UP_AFTER):
+        assert not watch.recovered
+        watch = watch.after(True)
+    assert watch.recovered
+    assert not Watch("up").after(True).recovered
+
+
+def test_caddy_must_be_new_enough():
+    assert caddy.artefact(CaddySource()).version >= "2.11"
+    for version in ("2.6.2", "2.10.9", "v2.10"):
+        with pytest.raises(Invalid, match="too old"):
+            caddy.check_version(version)
+    with pytest.raises(Invalid, match="no version"):
+        caddy.check_version("newest")
+
+
+async def test_a_server_that_talks_nonsense_is_no_answer():
+    async def nonsense(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"\xff\xfe hello\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(nonsense, "127.0.0.1", 0)
+    async with server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(probing.NoAnswer):
+            await probing.ask("127.0.0.1", "a.test", port=port, timeout=2)
+    with pytest.raises(probing.NoAnswer, match="does not answer"):
+        await probing.ask("127.0.0.1", "a.test", port=port, timeout=2)
+
+
+def test_chunks_are_put_together():
+    assert probing._unchunk(b"3\r\nabc\r\n2;x=1\r\nde\r\n0\r\n\r\n") == b"abcde"
+    assert probing._unchunk(b"3\r\nab") == b"ab"

@@ -1,0 +1,148 @@
+"""The pages of the plugin, and the profiles that devices fetch."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import Any
+
+import pytest
+import yaml
+from opsdeck_vpn import book, cores, tunnels
+from opsdeck_vpn.cores import Core
+
+from opsdeck.actor import SYSTEM
+from opsdeck.errors import Invalid
+
+PROFILE = 'client\nremote 192.0.2.9 1194\nup "/bin/sh -c id"\n<ca>\nPEM\n</ca>\n'
+
+
+@pytest.mark.parametrize("language", ["en", "zh_CN"])
+async def test_every_page_answers(visit: Any, tunnel: Any, language: str) -> None:
+    await visit.log_in()
+    await visit.post("/preferences", language=language, next="/")
+    await book.take_over(visit.deck, "office", SYSTEM)
+    await book.add_device(visit.deck, "laptop", SYSTEM)
+    for path in ("/p/vpn/", "/p/vpn/import", "/p/vpn/rules", "/p/vpn/devices", "/p/vpn/tunnels/office"):
+        answer = await visit.client.get(path)
+        assert answer.status_code == 200, (path, answer.text)
+        part = await visit.client.get(path, headers={"HX-Request": "true"})
+        assert part.status_code == 200, (path, part.text)
+    assert (await visit.client.get("/p/vpn/tunnels/none")).status_code == 404
+
+
+async def test_nothing_of_it_without_a_login_or_the_role(visit: Any, tunnel: Any) -> None:
+    answer = await visit.client.get("/p/vpn/", follow_redirects=False)
+    assert answer.status_code in (302, 303, 401)
+    await visit.log_in("viewer")
+    for path, form in (
+        ("/p/vpn/rules", {"rules": ""}),
+        ("/p/vpn/devices", {"name": "x"}),
+        ("/p/vpn/import", {"name": "x"}),
+        ("/p/vpn/tunnels/office/code", {"code": "123456"}),
+        ("/p/vpn/tunnels/office/do/down", {}),
+        ("/p/vpn/rules/pushed/office", {}),
+    ):
+        status, text = await visit.post(path, **form)
+        assert status == 403, (path, status, text)
+
+
+async def test_a_profile_is_taken_in_and_what_was_left_out_is_shown(visit: Any) -> None:
+    await visit.log_in("operator")
+    form = {"name": "office", "host": "gw", "profile": PROFILE, "otp": "none", "listen": "127.0.0.1"}
+    status, text = await visit.post("/p/vpn/import", **{**form, "profile": "client\n<ca>\nSECRETKEY"})
+    assert status == 422
+    assert "not closed" in text
+    assert "SECRETKEY" not in text
+    status, text = await visit.post("/p/vpn/import", **{**form, "listen": "0.0.0.0"})
+    assert (status, "every address" in text) == (422, True)
+    assert (await visit.post("/p/vpn/import", **form))[0] == 303
+    page = (await visit.client.get("/p/vpn/tunnels/office")).text
+    assert "would run a program" in page
+    assert "PEM" not in page
+    assert (await visit.post("/p/vpn/import", **form))[0] == 409
+
+
+async def test_rules_are_refused_with_their_line_and_the_list_stays(visit: Any, tunnel: Any) -> None:
+    await visit.log_in()
+    assert (await visit.post("/p/vpn/rules", rules="suffix corp.test tunnel:office"))[0] == 303
+    for text, words in (
+        ("suffix a.test direct\ncidr 10.0.0.0/33 direct", "line 2"),
+        ("suffix a.test tunnel:none", "there is no tunnel"),
+        ("suffix a,b direct", "is no name"),
+        ("suffix a.test direct extra", "4 words"),
+    ):
+        status, page = await visit.post("/p/vpn/rules", rules=text)
+        assert status == 422
+        assert words in page
+    assert [rule.value for rule in await book.rules(visit.deck)] == ["corp.test"]
+
+
+async def test_what_the_office_pushed_becomes_rules_once(visit: Any, tunnel: Any) -> None:
+    await book.set_rules(visit.deck, "cidr 10.78.0.0/16 reject", SYSTEM)
+    for _ in range(2):
+        found = await book.take_over(visit.deck, "office", SYSTEM)
+    assert [(rule.kind.value, rule.value, rule.target) for rule in found] == [
+        ("suffix", "corp.test", "tunnel:office"),
+        ("cidr", "10.77.0.1/32", "tunnel:office"),
+        ("cidr", "10.78.0.0/16", "reject"),
+    ]
+
+
+async def test_a_device_fetches_its_profile_by_its_token_until_it_is_revoked(visit: Any, tunnel: Any) -> None:
+    await book.take_over(visit.deck, "office", SYSTEM)
+    await visit.log_in()
+    status, page = await visit.post("/p/vpn/devices", name="laptop")
+    assert status in (200, 201)
+    (url, _other) = re.findall(r"https?://[^<\s\"]+/p/vpn/profile/[^<\s\"]+", page)
+    assert page.count("data:image/png") == 2
+    path = url[url.index("/p/vpn/") :]
+    visit.client.cookies.clear()
+    answer = await visit.client.get(path)
+    assert answer.status_code == 200
+    given = yaml.safe_load(answer.text)
+    password = (await visit.deck.secrets.reveal(tunnel.socks_secret, actor=SYSTEM, purpose="test")).reveal()
+    assert given["proxies"][0]["password"] == password
+    assert given["rules"][-1] == "MATCH,DIRECT"
+    assert "DOMAIN-SUFFIX,corp.test,OFFICE-OFFICE" in given["rules"]
+    assert answer.headers["profile-update-interval"] == "1"
+    assert "upload=" in answer.headers["subscription-userinfo"]
+    assert "attachment" in answer.headers["content-disposition"]
+    again = await visit.client.get(path, headers={"If-None-Match": answer.headers["etag"]})
+    assert (again.status_code, again.text) == (304, "")
+    other = await visit.client.get(path.replace("config.yaml", "config.json"))
+    assert json.loads(other.text)["route"]["final"] == "direct"
+    assert [fetch.status for fetch in await book.fetches(visit.deck)] == [200, 304, 200]
+    assert (await visit.client.get(path[:-20] + "x/config.yaml")).status_code == 404
+    await book.revoke(visit.deck, "laptop", SYSTEM)
+    assert (await visit.client.get(path)).status_code == 404
+    entries = [entry.verb for entry in await visit.deck.audit.list()]
+    assert "vpn.device.revoked" in entries
+
+
+async def test_a_tunnel_that_was_taken_down_is_rejected_never_direct(visit: Any, tunnel: Any) -> None:
+    await book.take_over(visit.deck, "office", SYSTEM)
+    await tunnels.change(visit.deck.db, "office", wanted=False)
+    served = await book.profile(visit.deck, Core.MIHOMO, SYSTEM, "test")
+    (group,) = yaml.safe_load(served.text)["proxy-groups"]
+    assert group["proxies"] == ["REJECT"]
+    rules = json.loads((await book.profile(visit.deck, Core.SING_BOX, SYSTEM, "test")).text)["route"]["rules"]
+    assert any(rule.get("domain_suffix") == ["corp.test"] and rule["action"] == "reject" for rule in rules)
+    assert not any(rule.get("domain_suffix") and rule.get("outbound") == "direct" for rule in rules)
+
+
+async def test_a_core_that_refuses_leaves_the_last_good_profile(
+    visit: Any, tunnel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await book.take_over(visit.deck, "office", SYSTEM)
+    good = await book.profile(visit.deck, Core.MIHOMO, SYSTEM, "test")
+    real = cores.render
+    monkeypatch.setattr(
+        book, "render", lambda core, setting: real(core, setting).replace("MATCH,DIRECT", "MATCH,NOWHERE")
+    )
+    served = await book.profile(visit.deck, Core.MIHOMO, SYSTEM, "test")
+    assert (served.text, served.etag) == (good.text, good.etag)
+    assert "mihomo refuses" in served.stale
+    with pytest.raises(Invalid, match="mihomo refuses"):
+        await book.set_rules(visit.deck, "suffix x.test direct", SYSTEM)
+    assert len(await book.rules(visit.deck)) == 3
