@@ -6,6 +6,7 @@ Everything here keeps its meaning within one `API` number. A plugin imports from
 from opsdeck.actor import Actor, Door, Role
 from opsdeck.cli import frame
 from opsdeck.clock import stamp, utcnow
+from opsdeck.db import Database
 from opsdeck.db.naming import Table
 from opsdeck.deck import Deck
 from opsdeck.errors import Conflict, Invalid, NotFound, OpsDeckError, Refused, Unavailable, as_value_error
@@ -61,6 +62,7 @@ __all__ = [
     "CommandTimeout",
     "Completed",
     "Conflict",
+    "Database",
     "Deck",
     "Depot",
     "Directory",

@@ -21,6 +21,8 @@ PACKAGES = {
     "ssh": "openssh-client",
     "sshd": "openssh-server",
     "initdb": "postgresql",
+    "mariadbd": "mariadb-server-core",
+    "my_print_defaults": "mariadb-client-core",
     "chromium": "chromium",
     "sudo": "sudo",
     "fish": "fish",

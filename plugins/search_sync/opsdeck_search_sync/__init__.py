@@ -1,0 +1,1 @@
+"""Live sync of databases into Meilisearch."""

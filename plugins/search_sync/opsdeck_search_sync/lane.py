@@ -1,0 +1,291 @@
+"""One generation at work: made ready, copied, then following its source's log into one index."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from opsdeck.api import Refused, Unavailable, utcnow
+from opsdeck_search_sync import ledger
+from opsdeck_search_sync.changes import Change, Counts, Emptied, Part, Reader
+from opsdeck_search_sync.mapping import Mapper, MappingRules
+from opsdeck_search_sync.meilisearch import Meilisearch, Problem
+from opsdeck_search_sync.models import DeadLetter, Generation, Phase
+from opsdeck_search_sync.pipeline import Id, Limits, Op, Pipeline, Verb
+
+if TYPE_CHECKING:
+    from opsdeck.api import Database
+
+KEEP_EVERY, KEEP_IDLE = 1.0, 10.0
+"""Seconds between two checkpoints in the database: while documents are written, and while nothing happens."""
+
+
+@dataclass(frozen=True)
+class _Copied:
+    """A mark of the copy: the last key, and how many rows there were up to it."""
+
+    last: tuple[str, ...]
+    rows: int
+
+
+class Lane:
+    """Works on one generation until it is told to halt. `fence` is written with every step."""
+
+    def __init__(
+        self, db: Database, reader: Reader, client: Meilisearch, generation: Generation, index: str, fence: int,
+        *, limits: Limits | None = None,
+    ) -> None:  # fmt: skip
+        self._db, self.reader, self._client, self.generation = db, reader, client, generation
+        self.index = index
+        """Where it writes: the shadow, or the index that people search."""
+        self._fence = fence
+        self._limits = limits
+        self._rules = MappingRules.model_validate(generation.mapping)
+        self._mapper: Mapper | None = None
+        self._pipeline: Pipeline[str] | None = None
+        self._counts = Counts()
+        self._kept, self._position = 0.0, generation.position
+        self._dead: set[str] = set()
+        self._halt = asyncio.Event()
+        self._goal: str | None = None
+        self.caught_up = asyncio.Event()
+        self.lag: float | None = None
+        self._keeping = asyncio.Lock()
+
+    @property
+    def in_flight(self) -> int:
+        """Count documents that are on their way."""
+        return self._pipeline.in_flight if self._pipeline else 0
+
+    @property
+    def oldest(self) -> float:
+        """Give the age of the oldest of them."""
+        return self._pipeline.oldest if self._pipeline else 0.0
+
+    @property
+    def position(self) -> str:
+        """Give the position up to which everything succeeded."""
+        return self._position
+
+    def halt(self, goal: str | None = None) -> None:
+        """End soon: at once, or when `goal` was reached. `run` then comes back with all that was read written."""
+        self._goal = goal
+        self._halt.set()
+
+    async def run(self) -> None:
+        """Bring the generation from where it is to following, and follow."""
+        self._mapper = Mapper(self._rules, await self.reader.columns())
+        self._dead = {
+            letter.document for letter in await ledger.dead(self._db, self.generation.sync, self.generation.number)
+        }
+        if self.generation.phase == Phase.NEW:
+            await self._prepare()
+        if self.generation.phase == Phase.COPYING:
+            await self._copy()
+        await self._follow()
+
+    async def _prepare(self) -> None:
+        """Make the shadow with its settings, then take the position: nothing that is copied later lies before it."""
+        generation = self.generation
+        findings = [finding for finding in await self.reader.preflight() if finding.stop]
+        if findings:
+            raise Refused(findings[0].text, field="source", hint=findings[0].sql or "mend it, then resume the sync")
+        await self._client.remove(generation.shadow)
+        await self._client.done(await self._client.create(generation.shadow, self._rules.id))
+        if generation.settings:
+            await self._client.done(await self._client.settings(generation.shadow, generation.settings))
+        position = await self.reader.begin()
+        estimate = await self.reader.estimate()
+        await ledger.move(
+            self._db, generation, self._fence, phase=Phase.COPYING, position=position, cursor=None, copied=0,
+            estimate=estimate,
+        )  # fmt: skip
+        self._position = position
+
+    async def _copy(self) -> None:
+        mapper = self._mapper
+        assert mapper is not None  # noqa: S101 - made by `run`
+        generation = self.generation
+        kept = 0.0
+        written = 0
+
+        async def on_mark(mark: _Copied, counts: Counts) -> None:
+            nonlocal kept, written
+            written += counts.written
+            if time.monotonic() - kept >= KEEP_EVERY:
+                await keep(mark)
+
+        async def keep(mark: _Copied) -> None:
+            nonlocal kept, written
+            await ledger.progress(
+                self._db, generation, self._fence, written, 0, cursor=list(mark.last), copied=mark.rows
+            )
+            kept, written = time.monotonic(), 0
+
+        pipeline: Pipeline[_Copied] = Pipeline(
+            self._client, self.index, on_mark=on_mark, on_dead=self._bury, on_good=self._raise_up, limits=self._limits,
+            name=f"{generation.sync}:{generation.number}:copy",
+        )  # fmt: skip
+
+        async def work() -> None:
+            rows = generation.copied
+            async with aclosing(self.reader.copy(tuple(generation.cursor) if generation.cursor else None)) as chunks:
+                async for chunk in chunks:
+                    ops = [
+                        (mapper.id_of(row), Op(Verb.REPLACE, mapper.document(row)))
+                        for row in chunk.rows
+                        if mapper.wanted(row)
+                    ]
+                    rows += len(chunk.rows)
+                    await pipeline.put(ops, _Copied(chunk.last, rows), bytes_=chunk.bytes)
+            await pipeline.drain()
+
+        await beside(work, pipeline.run)
+        if pipeline.mark is not None:
+            await keep(pipeline.mark)
+        await ledger.move(self._db, generation, self._fence, phase=Phase.REPLAYING)
+
+    async def _follow(self) -> None:
+        self._position = self.generation.position
+        pipeline: Pipeline[str] = Pipeline(
+            self._client, self.index, on_mark=self._on_mark, on_dead=self._bury, on_good=self._raise_up,
+            limits=self._limits, name=f"{self.generation.sync}:{self.generation.number}",
+        )  # fmt: skip
+        self._pipeline = pipeline
+
+        async def work() -> None:
+            reading = asyncio.create_task(self._read(pipeline))
+            halted = asyncio.create_task(self._halt.wait())
+            try:
+                await asyncio.wait({reading, halted}, return_when=asyncio.FIRST_COMPLETED)
+                if reading.done():
+                    reading.result()
+                elif self._goal is None:
+                    reading.cancel()
+                else:
+                    await self._reach(reading, self._goal)
+            finally:
+                for task in (reading, halted):
+                    task.cancel()
+                await asyncio.gather(reading, halted, return_exceptions=True)
+            await pipeline.drain()
+
+        try:
+            await beside(work, pipeline.run)
+        finally:
+            self._pipeline = None
+        await self._keep()
+
+    async def _reach(self, reading: asyncio.Task[None], goal: str) -> None:
+        while not self.reader.reached(self._position, goal):
+            await asyncio.wait({reading}, timeout=0.02)
+            if reading.done():
+                reading.result()
+                return
+        reading.cancel()
+
+    async def _read(self, pipeline: Pipeline[str]) -> None:
+        goal = (await self.reader.head(self.generation.position)).position
+        if self.reader.reached(self.generation.position, goal):
+            self.caught_up.set()
+        async with aclosing(self.reader.read(self.generation.position)) as parts:
+            async for part in parts:
+                await self._take(pipeline, part)
+                if not self.caught_up.is_set() and part.position and self.reader.reached(part.position, goal):
+                    self.caught_up.set()
+        raise Unavailable("the source's log ended.", hint="it is read again by itself")
+
+    async def _take(self, pipeline: Pipeline[str], part: Part) -> None:
+        """Put a part's operations in. An emptied table empties the index between what came before and after."""
+        assert self._mapper is not None  # noqa: S101 - made by `run`
+        before: list[Change] = []
+        for change in part.changes:
+            if isinstance(change, Emptied):
+                await pipeline.put(self._ops(before), None)
+                await pipeline.clear()
+                before = []
+            else:
+                before.append(change)
+        await pipeline.put(self._ops(before), part.position, bytes_=part.bytes, committed=part.committed)
+
+    def _ops(self, changes: Sequence[Change]) -> list[tuple[Id, Op]]:
+        assert self._mapper is not None  # noqa: S101 - made by `run`
+        return [made for made in self._mapper.operations(changes) if not isinstance(made, Emptied)]
+
+    async def _on_mark(self, mark: str, counts: Counts) -> None:
+        self._position = mark
+        self._counts.written += counts.written
+        self._counts.removed += counts.removed
+        if counts.lag is not None:
+            self.lag = counts.lag
+        busy = self._counts.written or self._counts.removed
+        if time.monotonic() - self._kept >= (KEEP_EVERY if busy else KEEP_IDLE):
+            await self._keep()
+
+    async def _keep(self) -> None:
+        """Write the checkpoint, and only then let the source forget what lies before it."""
+        async with self._keeping:
+            counts, self._counts = self._counts, Counts()
+            position = self._position
+            await ledger.progress(
+                self._db, self.generation, self._fence, counts.written, counts.removed, position=position
+            )
+            self._kept = time.monotonic()
+            await self.reader.confirm(position)
+
+    async def tend(self) -> None:
+        """Write what the last marks left unwritten, when it is time."""
+        waits = self._counts.written or self._counts.removed
+        if self._pipeline is not None and waits and time.monotonic() - self._kept >= KEEP_EVERY:
+            await self._keep()
+
+    async def _bury(self, id_: Id, op: Op, problem: Problem) -> None:
+        document = json.dumps(id_)
+        body = json.dumps(op.body, ensure_ascii=False)
+        letter = DeadLetter(
+            sync=self.generation.sync, generation=self.generation.number, document=document, verb=op.verb.value,
+            body=body if len(body) <= 1 << 20 else "", code=problem.code, reason=problem.message[:1000], at=utcnow(),
+        )  # fmt: skip
+        await ledger.bury(self._db, letter)
+        self._dead.add(document)
+
+    async def _raise_up(self, ids: Sequence[Id]) -> None:
+        """Forget the dead letters of documents that were written. One that was just buried is not among them."""
+        if not self._dead:
+            return
+        risen = [document for document in map(json.dumps, ids) if document in self._dead]
+        if risen:
+            await ledger.raise_up(self._db, self.generation, risen)
+            self._dead.difference_update(risen)
+
+    async def retry(self) -> int:
+        """Try the dead letters again; give how many."""
+        if self._pipeline is None:
+            return 0
+        letters = await ledger.dead(self._db, self.generation.sync, self.generation.number)
+        ops = [
+            (json.loads(letter.document), Op(Verb(letter.verb), json.loads(letter.body or "{}")))
+            for letter in letters
+            if letter.body or letter.verb == Verb.DELETE.value
+        ]
+        return self._pipeline.again(ops)
+
+
+async def beside(work: Callable[[], Awaitable[None]], other: Callable[[], Awaitable[None]]) -> None:
+    """Do `work` while `other` runs beside it; whichever fails first ends both."""
+    main, side = asyncio.ensure_future(work()), asyncio.ensure_future(other())
+    try:
+        await asyncio.wait({main, side}, return_when=asyncio.FIRST_COMPLETED)
+        if side.done():
+            side.result()
+        else:
+            main.result()
+    finally:
+        for task in (main, side):
+            task.cancel()
+        await asyncio.gather(main, side, return_exceptions=True)

@@ -1,0 +1,360 @@
+"""From a row to a document: which columns, under which names, as what; and which rows at all.
+
+One `Mapper` serves the first copy, the stream, the preview and the check.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import operator
+import re
+import string
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from opsdeck.api import Invalid, Refused
+from opsdeck_search_sync.changes import UNCHANGED, Change, Column, Emptied, Json, Put, Removed, Row
+from opsdeck_search_sync.documents import document_id
+from opsdeck_search_sync.pipeline import Id, Op, Verb
+
+
+class Cast(StrEnum):
+    """What a value becomes."""
+
+    TEXT = "text"
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    UNIX = "unix"
+    ISO = "iso"
+    JSON = "json"
+    LIST = "list"
+    """A text with commas, as a list of texts."""
+
+
+class Compare(StrEnum):
+    """How a row is chosen."""
+
+    EQ = "eq"
+    NE = "ne"
+    LT = "lt"
+    LE = "le"
+    GT = "gt"
+    GE = "ge"
+    IN = "in"
+    NULL = "null"
+    FILLED = "filled"
+
+
+class FieldRule(BaseModel):
+    """A field of the document out of a column."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    column: str = Field(min_length=1, max_length=128)
+    name: str = Field("", max_length=128)
+    cast: Cast | None = None
+
+
+class FilterRule(BaseModel):
+    """A condition on a column; all must hold."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    column: str = Field(min_length=1, max_length=128)
+    is_: Compare = Field(Compare.EQ, alias="is")
+    value: bool | int | float | str | list[bool | int | float | str] | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> FilterRule:
+        if self.is_ is Compare.IN and not isinstance(self.value, list):
+            raise ValueError(f"filter on {self.column}: `in` wants a list")
+        if self.is_ in {Compare.LT, Compare.LE, Compare.GT, Compare.GE} and isinstance(self.value, list | bool | None):
+            raise ValueError(f"filter on {self.column}: `{self.is_}` wants a number or a text")
+        return self
+
+
+class GeoRule(BaseModel):
+    """Where `_geo` comes from: two columns, or one of a point."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    lat: str = ""
+    lng: str = ""
+    point: str = ""
+
+    @model_validator(mode="after")
+    def _one_way(self) -> GeoRule:
+        if bool(self.point) == bool(self.lat and self.lng):
+            raise ValueError("geo: give lat and lng, or point")
+        return self
+
+
+class MappingRules(BaseModel):
+    """A sync's mapping, as forms, files and rows hold it. No `fields` means all columns as they are."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    fields: list[FieldRule] = []
+    leave_out: list[str] = []
+    """Columns that stay out when `fields` is empty."""
+    id: str = Field("id", min_length=1, max_length=128)
+    """Name of the document's id field."""
+    constants: dict[str, bool | int | float | str | None] = {}
+    templates: dict[str, str] = {}
+    """Texts with columns in braces, such as `{first} {last}`."""
+    geo: GeoRule | None = None
+    filter: list[FilterRule] = []
+
+    @field_validator("templates")
+    @classmethod
+    def _known_braces(cls, templates: dict[str, str]) -> dict[str, str]:
+        for name, text in templates.items():
+            for _literal, column, spec, conversion in string.Formatter().parse(text):
+                if column is not None and (spec or conversion or not re.fullmatch(r"\w+", column)):
+                    raise ValueError(f"template {name}: only plain {{column}} is known")
+        return templates
+
+    @property
+    def columns(self) -> set[str]:
+        """Give the columns that something beside plain fields is made of."""
+        found = {rule.column for rule in self.filter}
+        for text in self.templates.values():
+            found |= {column for _literal, column, _spec, _conversion in string.Formatter().parse(text) if column}
+        if self.geo:
+            found |= {self.geo.lat, self.geo.lng, self.geo.point} - {""}
+        return found
+
+
+class Mapper:
+    """Makes documents of the rows of one table. Raises `Invalid` for a mapping that does not fit its columns."""
+
+    def __init__(self, mapping: MappingRules, columns: Sequence[Column]) -> None:
+        self.mapping = mapping
+        self.key = tuple(column.name for column in columns if column.key)
+        if not self.key:
+            raise Invalid(
+                "the table has no primary key.", field="table", hint="give it one: ALTER TABLE … ADD PRIMARY KEY"
+            )
+        names = {column.name for column in columns}
+        rules = mapping.fields or [
+            FieldRule(column=column.name) for column in columns if column.name not in mapping.leave_out
+        ]
+        for column in [*(rule.column for rule in rules), *mapping.columns]:
+            if column not in names:
+                raise Invalid(
+                    f"there is no column {column!r}.", field="mapping", hint=f"there are: {', '.join(sorted(names))}"
+                )
+        self.rules = tuple((rule.column, rule.name or rule.column, rule.cast) for rule in rules)
+        taken = [name for _column, name, _cast in self.rules] + [*mapping.constants, *mapping.templates]
+        for name in taken:
+            if taken.count(name) > 1:
+                raise Invalid(f"the field {name!r} is made twice.", field="mapping", hint="rename one of them")
+        self._derived = mapping.columns
+        self.needed = frozenset(column for column, _name, _cast in self.rules) | self._derived | set(self.key)
+        self._conditions = tuple(condition(rule) for rule in mapping.filter)
+
+    def id_of(self, row: Row) -> Id:
+        """Give the id of a row's document."""
+        return document_id(tuple(_known(row[name]) for name in self.key))
+
+    def wanted(self, row: Row) -> bool:
+        """Tell whether a row is one of those that the filter lets through."""
+        return all(holds(_known(row[column])) for column, holds in self._conditions)
+
+    def document(self, row: Row) -> dict[str, Json]:
+        """Make the whole document of a whole row."""
+        made = self._fields(row)
+        made.update(self.mapping.constants)
+        for name, text in self.mapping.templates.items():
+            made[name] = text.format(**{key: _shown(_known(row[key])) for key in self._derived})
+        geo = self._geo(row)
+        if geo is not None:
+            made["_geo"] = geo
+        made[self.mapping.id] = self.id_of(row)
+        return made
+
+    def _fields(self, row: Row) -> dict[str, Json]:
+        made: dict[str, Json] = {}
+        for column, name, how in self.rules:
+            value = row[column]
+            if value is not UNCHANGED:
+                made[name] = value if how is None else cast(value, how)
+        return made
+
+    def _geo(self, row: Row) -> Json:
+        rule = self.mapping.geo
+        if rule is None:
+            return None
+        if rule.point:
+            return legal_geo(_known(row[rule.point]))
+        return legal_geo({"lat": _known(row[rule.lat]), "lng": _known(row[rule.lng])})
+
+    def operations(self, changes: Iterable[Change]) -> Iterable[tuple[Id, Op] | Emptied]:
+        """Turn changes into what becomes of documents, in order. Raises `Refused` where a value is needed that the
+        source left out."""
+        for change in changes:
+            if isinstance(change, Emptied):
+                yield change
+            elif isinstance(change, Removed):
+                yield self.id_of(change.row), Op(Verb.DELETE)
+            else:
+                yield from self._put(change)
+
+    def _put(self, change: Put) -> Iterable[tuple[Id, Op]]:
+        id_ = self.id_of(change.row)
+        if change.before is not None and (old := self.id_of(change.before)) != id_:
+            yield old, Op(Verb.DELETE)
+        missing = {column for column in self.needed if change.row[column] is UNCHANGED}
+        if not missing:
+            yield id_, Op(Verb.REPLACE, self.document(change.row)) if self.wanted(change.row) else Op(Verb.DELETE)
+            return
+        if (
+            missing & self._derived
+            or self._conditions
+            or (change.before is not None and self.id_of(change.before) != id_)
+        ):
+            column = sorted(missing)[0]
+            raise Refused(
+                f"the source left out the unchanged value of {column!r}, which the mapping needs.",
+                field="table",
+                hint="run at the source: ALTER TABLE … REPLICA IDENTITY FULL; then rebuild",
+            )
+        partial = self._fields(change.row)
+        partial[self.mapping.id] = id_
+        yield id_, Op(Verb.MERGE, partial)
+
+
+def _known(value: Any) -> Json:
+    if value is UNCHANGED:
+        raise Refused(
+            "the source left out a value that the mapping needs.",
+            field="table",
+            hint="run at the source: ALTER TABLE … REPLICA IDENTITY FULL; then rebuild",
+        )
+    found: Json = value
+    return found
+
+
+def _shown(value: Json) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def cast(value: Any, how: Cast) -> Json:
+    """Turn a value into what a rule asks for; what cannot be turned becomes null."""
+    if value is None:
+        return None
+    try:
+        return _CASTS[how](value)
+    except (ValueError, TypeError, OverflowError):
+        return None
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.strip().lower() in {"1", "t", "true", "y", "yes", "on"}
+    return bool(value)
+
+
+def _unix(value: Any) -> int | float:
+    return value if isinstance(value, int | float) else int(moment(value).timestamp())
+
+
+def _iso(value: Any) -> str:
+    if isinstance(value, int | float):
+        return datetime.fromtimestamp(value, UTC).isoformat().replace("+00:00", "Z")
+    return moment(value).isoformat().replace("+00:00", "Z")
+
+
+def moment(text: str) -> datetime:
+    """Read a time; one without a zone is UTC."""
+    found = datetime.fromisoformat(text)
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _number(value: Any) -> float:
+    found = float(value)
+    if not math.isfinite(found):
+        raise ValueError(value)
+    return found
+
+
+_CASTS: Mapping[Cast, Callable[[Any], Json]] = {
+    Cast.TEXT: _shown,
+    Cast.INTEGER: lambda value: int(value) if not isinstance(value, str) or "." not in value else int(float(value)),
+    Cast.NUMBER: _number,
+    Cast.BOOLEAN: _boolean,
+    Cast.UNIX: _unix,
+    Cast.ISO: _iso,
+    Cast.JSON: lambda value: json.loads(value) if isinstance(value, str) else value,
+    Cast.LIST: lambda value: (
+        [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else list(value)
+    ),
+}
+
+
+def legal_geo(value: Any) -> Json:
+    """Give a place that Meilisearch takes, or None: one bad `_geo` would fail every task of its batch."""
+    if not isinstance(value, dict):
+        return None
+    try:
+        lat, lng = float(value["lat"]), float(value["lng"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not (math.isfinite(lat) and math.isfinite(lng) and -90 <= lat <= 90 and -180 <= lng <= 180):
+        return None
+    return {"lat": lat, "lng": lng}
+
+
+_ORDER: Mapping[Compare, Callable[[Any, Any], bool]] = {
+    Compare.LT: operator.lt,
+    Compare.LE: operator.le,
+    Compare.GT: operator.gt,
+    Compare.GE: operator.ge,
+}
+
+
+def condition(rule: FilterRule) -> tuple[str, Callable[[Json], bool]]:
+    """Make the test of a filter's rule. A value of another kind than asked for never passes."""
+    wanted = rule.value
+    if rule.is_ is Compare.NULL:
+        return rule.column, lambda value: value is None
+    if rule.is_ is Compare.FILLED:
+        return rule.column, lambda value: value is not None
+    if rule.is_ is Compare.IN:
+        among = [_plain(one) for one in wanted] if isinstance(wanted, list) else []
+        return rule.column, lambda value: value is not None and _plain(value) in among
+    if rule.is_ is Compare.EQ:
+        return rule.column, lambda value: value is not None and _plain(value) == _plain(wanted)
+    if rule.is_ is Compare.NE:
+        return rule.column, lambda value: value is None or _plain(value) != _plain(wanted)
+    order: Callable[[Any, Any], bool] = _ORDER[rule.is_]
+
+    def ordered(value: Json) -> bool:
+        if isinstance(value, str) and isinstance(wanted, int | float):
+            try:
+                return bool(order(float(value), wanted))
+            except ValueError:
+                return False
+        same = (isinstance(value, str) and isinstance(wanted, str)) or (
+            isinstance(value, int | float) and isinstance(wanted, int | float)
+        )
+        return same and bool(order(value, wanted))
+
+    return rule.column, ordered
+
+
+def _plain(value: Any) -> Any:
+    """Make `true` and `"true"`, 1 and 1.0 alike, as filters from forms come as text."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)

@@ -1,0 +1,37 @@
+"""The plugin's hooks: a table of contents of what it brings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from opsdeck.api import API, Deck, Finding, Manifest, NavItem, SecretKind, hookimpl
+from opsdeck_search_sync.actions import ACTIONS
+from opsdeck_search_sync.models import DeadLetter, Generation, Instance, Minute, Reading, Source, Sync
+from opsdeck_search_sync.stream import stream
+from opsdeck_search_sync.web.pages import routes
+
+
+@hookimpl
+def opsdeck_manifest() -> Manifest:
+    """Say what the plugin brings."""
+    return Manifest(
+        name="search_sync",
+        version="1.0",
+        api=API,
+        package="opsdeck_search_sync",
+        title="Search sync",
+        actions=ACTIONS,
+        services=(stream,),
+        models=(Source, Instance, Sync, Generation, Reading, Minute, DeadLetter),
+        routes=routes,
+        navigation=(NavItem("Search sync", "/", 60),),
+        secret_kinds=(SecretKind("meilisearch-key", "API key of a Meilisearch"),),
+    )
+
+
+@hookimpl
+async def opsdeck_health(deck: Deck) -> Sequence[Finding]:
+    """Say how each sync does."""
+    from opsdeck_search_sync.health import findings
+
+    return await findings(deck.db)

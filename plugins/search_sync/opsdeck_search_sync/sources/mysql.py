@@ -1,0 +1,537 @@
+"""MySQL 8.0 and later, MariaDB 10.6 and later: the binary log by GTID, read in a thread.
+
+Facts behind this: a row can be in the log before any query sees it, so the position is taken where it cannot be beyond
+what is visible: `gtid_executed` on MySQL, the position of a consistent snapshot on MariaDB. A position moves only at
+the end of a transaction; the log's tables are described once per statement. Source: the servers' manuals.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import queue
+import re
+import threading
+import time
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import pymysql
+from pymysql.cursors import Cursor
+from pymysqlreplication import BinLogStreamReader
+from pymysqlreplication import event as binlog
+from pymysqlreplication import row_event as rows_of
+
+from opsdeck.api import Conflict, Invalid, NotFound, OpsDeckError, Refused, Unavailable
+from opsdeck_search_sync.changes import Change, Chunk, Column, Emptied, Finding, Head, LogLost, Part, Put, Removed, Row
+from opsdeck_search_sync.sources import gtids, mysqlvalues
+from opsdeck_search_sync.sources.place import Place
+
+PART_CHANGES, WAITING = 500, 8
+"""Changes in one part, and parts that wait between the thread and the loop."""
+HEARTBEAT, SILENCE = 5.0, 30.0
+CHUNK_FIRST, CHUNK_MOST, CHUNK_GOAL = 500, 20_000, 0.25
+
+KNOWN = (
+    binlog.QueryEvent, binlog.RotateEvent, binlog.FormatDescriptionEvent, binlog.XidEvent, binlog.IntvarEvent,
+    binlog.GtidEvent, binlog.PreviousGtidsEvent, binlog.StopEvent, binlog.HeartbeatLogEvent, binlog.RowsQueryLogEvent,
+    binlog.RandEvent, binlog.UserVarEvent, binlog.MariadbAnnotateRowsEvent, binlog.MariadbBinLogCheckPointEvent,
+    binlog.MariadbGtidEvent, binlog.MariadbGtidListEvent, rows_of.TableMapEvent,
+)  # fmt: skip
+ROWS = (rows_of.WriteRowsEvent, rows_of.UpdateRowsEvent, rows_of.DeleteRowsEvent)
+
+
+class MysqlReader:
+    """One generation's way to one table. `name` tells generations apart: it makes the replica's number."""
+
+    def __init__(self, place: Place, table: str, name: str, needed: frozenset[str] | None, *, maria: bool) -> None:
+        self._place = place
+        schema, _, self._table = table.rpartition(".")
+        self._schema = schema or place.database
+        self._needed = needed
+        self._maria = maria
+        self._server_id = 2**31 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % (2**31 - 1)
+        self._plain: pymysql.Connection[Cursor] | None = None
+        self._lock = asyncio.Lock()
+        self._tail: _Tail | None = None
+        self._columns: tuple[Column, ...] = ()
+        self._decoders: dict[str, mysqlvalues.Decoder] = {}
+
+    @property
+    def _name(self) -> str:
+        return f"{_quoted(self._schema)}.{_quoted(self._table)}"
+
+    def _settings(self) -> dict[str, Any]:
+        place = self._place
+        return {
+            "host": place.address, "port": place.port, "user": place.user, "charset": "utf8mb4",
+            "password": place.password.reveal() if place.password else "", "connect_timeout": 15,
+        }  # fmt: skip
+
+    def _open(self) -> pymysql.Connection[Cursor]:
+        if self._plain is None or not self._plain.open:
+            self._plain = pymysql.connect(
+                **self._settings(), database=self._place.database, autocommit=True, read_timeout=600, write_timeout=60
+            )
+            with self._plain.cursor() as cursor:
+                cursor.execute("SET time_zone = '+00:00'")
+                cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        return self._plain
+
+    async def _ask(self, query: str, *given: Any) -> list[tuple[Any, ...]]:
+        def work() -> list[tuple[Any, ...]]:
+            with self._open().cursor() as cursor:
+                cursor.execute(query, given or None)
+                return list(cursor.fetchall())
+
+        found: list[tuple[Any, ...]] = await self._in_thread(work)
+        return found
+
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        async with self._lock:
+            try:
+                return await asyncio.to_thread(work)
+            except pymysql.Error as fault:
+                with suppress(pymysql.Error):
+                    if self._plain is not None:
+                        self._plain.close()
+                raise _translated(fault, self._place) from fault
+
+    async def _variable(self, name: str) -> str | None:
+        found = await self._ask("SHOW GLOBAL VARIABLES LIKE %s", name)
+        return str(found[0][1]) if found else None
+
+    async def identity(self) -> str:
+        """Give the server's own number: MySQL's is unique, MariaDB's is the one of its replication domain."""
+        if self._maria:
+            return f"mariadb {await self._variable('server_id')} {self._place.database}"
+        return f"mysql {await self._variable('server_uuid')} {self._place.database}"
+
+    async def columns(self) -> tuple[Column, ...]:
+        """Give the columns with the parts of the primary key first, in the key's order. Raises `NotFound`."""
+        found = await self._ask(
+            "SELECT c.column_name, c.data_type, c.column_type,"
+            " COALESCE(c.numeric_precision, c.character_maximum_length),"
+            " k.ordinal_position, c.generation_expression FROM information_schema.columns c"
+            " LEFT JOIN information_schema.key_column_usage k ON k.table_schema = c.table_schema"
+            " AND k.table_name = c.table_name AND k.column_name = c.column_name AND k.constraint_name = 'PRIMARY'"
+            " WHERE c.table_schema = %s AND c.table_name = %s ORDER BY c.ordinal_position",
+            self._schema,
+            self._table,
+        )
+        if not found:
+            raise NotFound(
+                f"there is no table {self._schema}.{self._table}.",
+                field="table",
+                hint="write it as table or database.table, and see that the user may look at it",
+            )
+        self._decoders = {
+            str(name): mysqlvalues.decoder(str(type_).lower(), str(definition), int(width) if width else None)
+            for name, type_, definition, width, _key, _made in found
+        }
+        self._virtual = {str(row[0]) for row in found if row[5]}
+        key = sorted((row for row in found if row[4] is not None), key=lambda row: int(row[4]))
+        rest = [row for row in found if row[4] is None]
+        self._columns = tuple(Column(str(row[0]), str(row[1]).lower(), row[4] is not None) for row in [*key, *rest])
+        return self._columns
+
+    async def preflight(self) -> tuple[Finding, ...]:
+        """Look at what would lose rows in silence, or stop us."""
+        found = []
+        wanted = {"log_bin": "ON", "binlog_format": "ROW", "binlog_row_image": "FULL", "binlog_row_metadata": "FULL"}
+        if not self._maria:
+            wanted |= {"gtid_mode": "ON", "binlog_transaction_compression": "OFF", "binlog_row_value_options": ""}
+        else:
+            wanted |= {"log_bin_compress": "OFF"}
+        for name, value in wanted.items():
+            there = await self._variable(name)
+            if there is not None and there.upper() != value:
+                how = "GLOBAL" if self._maria else "PERSIST"
+                sql = f"SET {how} {name} = '{value}'; FLUSH BINARY LOGS;"
+                if name in {"log_bin", "gtid_mode"}:
+                    sql = f"-- in my.cnf, then restart: {name} = {value}"
+                found.append(Finding(f"{name} is {there or 'empty'}; it must be {value or 'empty'}.", True, sql))
+        columns = await self.columns()
+        for column in columns:
+            used = self._needed is None or column.name in self._needed
+            if used and self._needed is not None and column.type in mysqlvalues.REFUSED:
+                found.append(Finding(f"{column.name} is of the type {column.type}; leave it out of the mapping.", True))
+        if not any(column.key for column in columns):
+            found.append(
+                Finding(f"{self._name} has no primary key.", True, f"ALTER TABLE {self._name} ADD PRIMARY KEY (…);")
+            )
+        cascades = await self._ask(
+            "SELECT constraint_name, delete_rule, update_rule FROM information_schema.referential_constraints"
+            " WHERE constraint_schema = %s AND table_name = %s"
+            " AND (delete_rule IN ('CASCADE', 'SET NULL') OR update_rule IN ('CASCADE', 'SET NULL'))",
+            self._schema,
+            self._table,
+        )
+        for name, _delete, _update in cascades:
+            found.append(
+                Finding(f"the foreign key {name} changes rows of this table by itself, which MariaDB does not log."
+                        " Check the sync now and then, or have the application remove the rows.", False)
+            )  # fmt: skip
+        return tuple(found)
+
+    async def estimate(self) -> int:
+        """Give the server's own number of rows."""
+        found = await self._ask(
+            "SELECT table_rows FROM information_schema.tables WHERE table_schema = %s AND table_name = %s",
+            self._schema,
+            self._table,
+        )
+        return int(found[0][0] or 0) if found else 0
+
+    async def count(self) -> int:
+        """Count the rows."""
+        return int((await self._ask(f"SELECT count(*) FROM {self._name}"))[0][0])  # noqa: S608 - quoted
+
+    async def begin(self) -> str:
+        """Give a position that no visible row lies beyond."""
+        if not self._maria:
+            return str((await self._ask("SELECT @@GLOBAL.gtid_executed"))[0][0]).replace("\n", "")
+
+        def work() -> str:
+            with self._open().cursor() as cursor:
+                cursor.execute("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+                try:
+                    cursor.execute("SHOW STATUS LIKE 'binlog_snapshot_%'")
+                    place = {str(name).lower(): value for name, value in cursor.fetchall()}
+                    cursor.execute(
+                        "SELECT BINLOG_GTID_POS(%s, %s)",
+                        (place["binlog_snapshot_file"], int(place["binlog_snapshot_position"])),
+                    )
+                    (found,) = cursor.fetchone() or (None,)
+                finally:
+                    cursor.execute("COMMIT")
+            if found is None:
+                raise Unavailable("MariaDB could not tell its position.", hint="it is asked again by itself")
+            return str(found)
+
+        position: str = await self._in_thread(work)
+        return position
+
+    async def copy(self, after: Sequence[str] | None) -> AsyncGenerator[Chunk, None]:
+        """Read all rows in the order of the primary key, in chunks of about a quarter of a second."""
+        columns = await self.columns()
+        names = [column.name for column in columns if self._needed is None or column.name in self._needed]
+        key = [column.name for column in columns if column.key]
+        order = ", ".join(_quoted(name) for name in key)
+        base = f"SELECT {', '.join(_quoted(name) for name in names)} FROM {self._name}"  # noqa: S608 - quoted
+        # The key again as text, to go on after: the server's own writing of it compares as the column does.
+        base = base.replace(" FROM ", ", " + ", ".join(f"CAST({_quoted(name)} AS CHAR)" for name in key) + " FROM ", 1)
+        size, last = CHUNK_FIRST, tuple(after) if after is not None else None
+        while True:
+            began = time.monotonic()
+            where, given = _beyond(key, last) if last is not None else ("", ())
+            got = await self._ask(f"{base}{where} ORDER BY {order} LIMIT {int(size)}", *given)
+            if not got:
+                return
+            rows = tuple(self._decoded(dict(zip(names, row[: len(names)], strict=True))) for row in got)
+            last = tuple(str(part) for part in got[-1][len(names) :])
+            total = sum(len(str(value)) for row in got for value in row)
+            yield Chunk(rows, last, total)
+            if len(got) < size:
+                return
+            took = max(0.001, time.monotonic() - began)
+            size = int(min(CHUNK_MOST, max(100, size * min(2.0, CHUNK_GOAL / took))))
+            if total > 4 << 20:
+                size = max(100, min(size, int(len(got) * (4 << 20) / total)))
+
+    def _decoded(self, raw: dict[str, Any]) -> Row:
+        return {name: None if value is None else self._decoders[name](value) for name, value in raw.items()}
+
+    async def sample(self, rows: int) -> list[Row]:
+        """Read about `rows` rows from all over the table."""
+        columns = await self.columns()
+        names = [column.name for column in columns if self._needed is None or column.name in self._needed]
+        share = min(1.0, rows * 3 / max(1, await self.estimate()))
+        got = await self._ask(
+            f"SELECT {', '.join(_quoted(name) for name in names)} FROM {self._name} WHERE rand() <= %s LIMIT %s",  # noqa: S608
+            share,
+            rows,
+        )
+        return [self._decoded(dict(zip(names, row, strict=True))) for row in got]
+
+    async def read(self, position: str) -> AsyncGenerator[Part, None]:
+        """Read changes from `position` on, for ever."""
+        await self.head(position)
+        await self.columns()
+        self._tail = _Tail(
+            self._settings(), self._server_id, position, (self._schema, self._table), self._needed, self._decoders,
+            maria=self._maria,
+        )  # fmt: skip
+        tail = self._tail
+        tail.start()
+        try:
+            while True:
+                found = await asyncio.to_thread(tail.next)
+                if isinstance(found, BaseException):
+                    raise found
+                if found is not None:
+                    yield found
+        finally:
+            tail.stop()
+
+    async def confirm(self, position: str) -> None:
+        """Nothing to say: the server keeps its log by its own rules."""
+
+    async def head(self, position: str) -> Head:
+        """Give where the log ends now. Raises `LogLost` when it no longer reaches back to `position`."""
+        if self._maria:
+            now = str((await self._ask("SELECT @@GLOBAL.gtid_binlog_pos"))[0][0])
+            if not gtids.maria_covers(now, position):
+                raise LogLost(
+                    f"the server is behind us ({now} against {position}): it was restored.", hint="rebuild the sync"
+                )
+            return Head(now)
+        now = str((await self._ask("SELECT @@GLOBAL.gtid_executed"))[0][0]).replace("\n", "")
+        ((kept, known),) = await self._ask(
+            "SELECT GTID_SUBSET(@@GLOBAL.gtid_purged, %s), GTID_SUBSET(%s, @@GLOBAL.gtid_executed)", position, position
+        )
+        if not kept:
+            raise LogLost("the server purged binary logs that were not read yet.", hint="rebuild the sync")
+        if not known:
+            raise LogLost("the server is behind us: it was restored or failed over.", hint="rebuild the sync")
+        return Head(now)
+
+    def reached(self, position: str, goal: str) -> bool:
+        """Compare two positions."""
+        return gtids.maria_covers(position, goal) if self._maria else gtids.mysql_covers(position, goal)
+
+    async def end(self) -> None:
+        """Nothing of ours lies at the source."""
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        if self._tail is not None:
+            await asyncio.to_thread(self._tail.stop)
+        if self._plain is not None:
+            with suppress(pymysql.Error):
+                self._plain.close()
+
+
+class _Tail:
+    """The thread that reads the log, and the short queue between it and the loop."""
+
+    def __init__(
+        self, settings: dict[str, Any], server_id: int, position: str, table: tuple[str, str],
+        needed: frozenset[str] | None, decoders: dict[str, mysqlvalues.Decoder], *, maria: bool,
+    ) -> None:  # fmt: skip
+        self._settings, self._server_id, self._position = settings, server_id, position
+        self._table, self._needed, self._decoders, self._maria = table, needed, decoders, maria
+        self._queue: queue.Queue[Part | BaseException] = queue.Queue(WAITING)
+        self._stopped = threading.Event()
+        self._connections: list[Any] = []
+        self._thread = threading.Thread(target=self._work, name=f"binlog {server_id}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def next(self) -> Part | BaseException | None:
+        """Give the next part, or the fault that ended the reading; None when there is none for a second."""
+        try:
+            return self._queue.get(timeout=1.0)
+        except queue.Empty:
+            return Unavailable("the log's reader ended.") if not self._thread.is_alive() else None
+
+    def stop(self) -> None:
+        """End the thread; its sockets are shut, so it does not wait for the server."""
+        self._stopped.set()
+        for connection in self._connections:
+            with suppress(Exception):  # it is going away
+                connection._force_close()
+        with suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._thread.join(5)
+
+    def _connect(self, **settings: Any) -> Any:
+        """Connect for the library: twice and no more, since it would come back in silence and for ever."""
+        if len(self._connections) >= 2 or self._stopped.is_set():
+            raise Unavailable("the link to the log broke.", hint="it is read again by itself")
+        made = pymysql.connect(**settings)
+        self._connections.append(made)
+        return made
+
+    def _work(self) -> None:
+        try:
+            stream = BinLogStreamReader(
+                connection_settings={**self._settings, "read_timeout": int(SILENCE)},
+                server_id=self._server_id,
+                blocking=True,
+                auto_position=self._position,
+                is_mariadb=self._maria,
+                filter_non_implemented_events=False,
+                ignored_events=[],
+                slave_heartbeat=HEARTBEAT,
+                pymysql_wrapper=self._connect,
+                enable_logging=False,
+            )
+            for part in self._parts(stream):
+                self._put(part)
+        except pymysql.Error as fault:
+            self._put(_translated(fault, None))
+        except OpsDeckError as fault:
+            self._put(fault)
+        except Exception as fault:  # the decoder's own: told by its class, and nothing after it is taken over
+            self._put(
+                Refused(f"the log cannot be read: {type(fault).__name__}: {fault}", hint="report it; the index stays")
+            )
+
+    def _put(self, item: Part | BaseException) -> None:
+        while not self._stopped.is_set():
+            with suppress(queue.Full):
+                self._queue.put(item, timeout=0.5)
+                return
+
+    def _parts(self, stream: BinLogStreamReader) -> Iterator[Part]:
+        changes: list[Change] = []
+        gtid, size = "", 0
+        committed: datetime | None = None
+        for event in stream:
+            if isinstance(event, binlog.GtidEvent | binlog.MariadbGtidEvent):
+                gtid, committed = event.gtid, datetime.fromtimestamp(event.timestamp, UTC)
+                changes, size = [], 0
+                standalone = isinstance(event, binlog.MariadbGtidEvent) and event.flags & 1
+            elif isinstance(event, ROWS):
+                if (event.schema, event.table) == self._table:
+                    changes.extend(self._rows(event))
+                    size += event.event_size if hasattr(event, "event_size") else 200 * len(event.rows)
+                    if len(changes) >= PART_CHANGES:
+                        yield Part(changes, None, size, committed)
+                        changes, size = [], 0
+            elif isinstance(event, binlog.XidEvent):
+                yield self._done(gtid, changes, size, committed)
+                changes, size = [], 0
+            elif isinstance(event, binlog.QueryEvent):
+                query = event.query if isinstance(event.query, str) else event.query.decode("utf-8", "replace")
+                word = query.strip().upper()
+                if word == "BEGIN" or word.startswith("SAVEPOINT"):
+                    continue
+                changes.extend(self._statement(query, event.schema))
+                if word in {"COMMIT", "ROLLBACK"} or not self._maria or standalone:
+                    yield self._done(gtid, changes, size, committed)
+                    changes, size = [], 0
+            elif not isinstance(event, KNOWN):
+                kind = getattr(event, "event_type", None) or type(event).__name__
+                raise Refused(
+                    f"the log holds an event of the kind {kind}, which is not known here (a compressed transaction,"
+                    " or something newer); nothing after it was taken over.",
+                    hint="run at the source: SET GLOBAL log_bin_compress = OFF; then rebuild",
+                )
+
+    def _done(self, gtid: str, changes: list[Change], size: int, committed: datetime | None) -> Part:
+        if gtid:
+            self._position = gtids.advanced(self._position, gtid, maria=self._maria)
+        return Part(changes, self._position, size, committed)
+
+    def _rows(self, event: Any) -> Iterator[Change]:
+        for row in event.rows:
+            if isinstance(event, rows_of.WriteRowsEvent):
+                yield Put(self._row(row["values"], row.get("none_sources") or {}))
+            elif isinstance(event, rows_of.DeleteRowsEvent):
+                yield Removed(self._row(row["values"], row.get("none_sources") or {}))
+            else:
+                before = self._row(row["before_values"], row.get("before_none_sources") or {})
+                yield Put(self._row(row["after_values"], row.get("after_none_sources") or {}), before)
+
+    def _row(self, values: dict[str, Any], why_none: dict[str, str]) -> Row:
+        made: dict[str, Any] = {}
+        for name in self._needed if self._needed is not None else values:
+            if name not in values:
+                unnamed = any(str(one).startswith("UNKNOWN_COL") for one in values)
+                raise Refused(
+                    f"the log does not name the column {name!r}: "
+                    + ("binlog_row_metadata is not FULL there." if unnamed else "the table was changed."),
+                    hint="SET GLOBAL binlog_row_metadata = 'FULL'; then rebuild"
+                    if unnamed
+                    else "change the mapping and rebuild",
+                )
+            if why_none.get(name) == "cols bitmap":
+                raise Refused(
+                    f"the log leaves out the column {name!r}: somebody wrote with binlog_row_image other than FULL.",
+                    hint="SET GLOBAL binlog_row_image = 'FULL'; then rebuild",
+                )
+            value = values[name]
+            made[name] = None if value is None else self._decoders[name](value)
+        return made
+
+    def _statement(self, query: str, schema: Any) -> Iterator[Change]:
+        """What a statement in the log does to our table: empties it, or takes it away."""
+        there = schema.decode() if isinstance(schema, bytes) else str(schema)
+        text = re.sub(r"/\*.*?\*/", " ", query, flags=re.S).strip().rstrip(";")
+        found = re.match(
+            r"(TRUNCATE(?:\s+TABLE)?|DROP\s+TABLE(?:\s+IF\s+EXISTS)?|RENAME\s+TABLE|ALTER\s+TABLE)\s+(.*)",
+            text,
+            re.I | re.S,
+        )
+        if not found or not _names(found[2], there, self._table):
+            return
+        verb = found[1].split()[0].upper()
+        if verb == "TRUNCATE":
+            yield Emptied()
+        elif verb in {"DROP", "RENAME"} or re.search(r"\bRENAME\s+(TO|AS)\b", text, re.I):
+            raise Refused(
+                f"the table {'.'.join(self._table)} was dropped or renamed at the source.",
+                hint="bring it back and rebuild, or drop the sync",
+            )
+        elif verb == "ALTER":
+            raise Refused(
+                f"the table {'.'.join(self._table)} was altered at the source.",
+                hint="see that the mapping still fits, then rebuild; the index stays as it is until then",
+            )
+
+
+def _names(text: str, schema: str, table: tuple[str, str]) -> bool:
+    """Tell whether a statement's list of tables names ours."""
+    name = r"`(?:[^`]|``)+`|[\w$]+"
+    for first, second in re.findall(rf"({name})(?:\s*\.\s*({name}))?", text):
+        parts = [part.strip("`").replace("``", "`") for part in (first, second) if part]
+        if (tuple(parts) if len(parts) == 2 else (schema, parts[0])) == table:
+            return True
+    return False
+
+
+def _beyond(key: Sequence[str], last: Sequence[str]) -> tuple[str, tuple[Any, ...]]:
+    """Write `(a, b) > (x, y)` so that the servers use the index for it: `a >= x AND (a > x OR (a = x AND b > y))`."""
+    text = ""
+    given: tuple[Any, ...] = ()
+    for name, value in reversed(list(zip(key, last, strict=True))):
+        column = _quoted(name)
+        if text:
+            text, given = f"({column} > %s OR ({column} = %s AND {text}))", (value, value, *given)
+        else:
+            text, given = f"{column} > %s", (value,)
+    return f" WHERE {_quoted(key[0])} >= %s AND {text}", (last[0], *given)
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _translated(fault: pymysql.Error, place: Place | None) -> OpsDeckError:
+    """Say a fault of the server in our words."""
+    code = fault.args[0] if fault.args and isinstance(fault.args[0], int) else 0
+    text = str(fault.args[1] if len(fault.args) > 1 else fault)
+    if code == 1236:
+        if "server_uuid/server_id" in text or "same" in text:
+            return Conflict(f"another reader uses our number: {text}", hint="it is tried again by itself")
+        return LogLost(f"the log cannot be read from our position on: {text}", hint="rebuild the sync")
+    if code in {1044, 1045, 1142, 1227}:
+        return Refused(
+            f"the server refuses: {text}",
+            hint="GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* and SELECT on the table to the user",
+        )
+    if code in {1146, 1049}:
+        return NotFound(f"the server says: {text}", field="table")
+    if isinstance(fault, pymysql.ProgrammingError):
+        return Invalid(f"the server does not take a statement of ours ({code}): {text}", hint="report it")
+    where = f" at {place.address}:{place.port}" if place else ""
+    return Unavailable(
+        f"the database{where} cannot be reached: {text}", hint="check that it runs, address and password"
+    )

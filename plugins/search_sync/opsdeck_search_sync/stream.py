@@ -1,0 +1,325 @@
+"""A sync's service: keeps its live generation following, builds a new one beside it, and swaps the two.
+
+One node runs it at a time, under the core's lease; every row it writes carries the lease's fence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from opsdeck.api import Conflict, Invalid, NotFound, OpsDeckError, Refused, Service, utcnow
+from opsdeck_search_sync import ledger, reaching
+from opsdeck_search_sync.changes import LogLost, Reader
+from opsdeck_search_sync.lane import Lane
+from opsdeck_search_sync.ledger import Whole
+from opsdeck_search_sync.mapping import Mapper, MappingRules
+from opsdeck_search_sync.meilisearch import Meilisearch, Rejected
+from opsdeck_search_sync.models import Generation, Phase, Reading, Source, Wanted
+from opsdeck_search_sync.sources.place import Place
+
+if TYPE_CHECKING:
+    from opsdeck.api import ServiceRun
+
+TICK, READING = 0.5, 5.0
+BEHIND = 300.0
+"""Seconds behind the source that open an incident."""
+NEEDS_A_PERSON = (Invalid, NotFound, Refused, LogLost, Rejected)
+
+
+@dataclass(eq=False)
+class _Work:
+    lane: Lane
+    task: asyncio.Task[None]
+
+
+class Stream:
+    """One sync at work, for as long as the lease is held."""
+
+    def __init__(self, run: ServiceRun, client: Meilisearch, place: Place, whole: Whole) -> None:
+        self._run, self._client, self._place, self._whole = run, client, place, whole
+        self._db, self._name = run.db, whole.sync.name
+        self._work: dict[int, _Work] = {}
+        self._held: set[int] = set()
+        self._retried = whole.sync.retry
+        self._read = 0.0
+        self._control = self._reader(Generation(sync=self._name, number=0))
+
+    def _reader(self, generation: Generation, needed: frozenset[str] | None = None) -> Reader:
+        sync, source = self._whole.sync, self._whole.source
+        return reaching.reader(source.kind, self._place, sync.table, f"{sync.name}_{generation.number}", needed)
+
+    async def _needed(self, generation: Generation) -> frozenset[str]:
+        rules = MappingRules.model_validate(generation.mapping)
+        return Mapper(rules, await self._control.columns()).needed
+
+    async def work(self) -> None:
+        """Do what the rows say until cancelled, or until the sync is to go. Raises what starting again may mend."""
+        try:
+            await self._same_server()
+            while True:
+                self._whole = await ledger.whole(self._db, self._name)
+                if self._whole.sync.wanted == Wanted.GONE:
+                    return
+                if not self._whole.sync.problem and self._held:
+                    self._held.clear()
+                await self._arrange()
+                await self._look_after()
+                await self._wait()
+        finally:
+            for work in list(self._work.values()):
+                await self._stop(work)
+            await self._control.close()
+
+    async def _same_server(self) -> None:
+        source = self._whole.source
+        found = await self._control.identity()
+        if source.identity and source.identity != found:
+            await self._problem(
+                Refused(
+                    f"the server behind {source.name} is another one ({found}, was {source.identity}).",
+                    hint="point the source back, or run source_trust for it and rebuild",
+                )
+            )
+            raise Refused(f"the server behind {source.name} is another one.")
+        if not source.identity:
+            async with self._db.write() as session:
+                row = await session.get(Source, source.name)
+                if row is not None:
+                    row.identity = found
+
+    async def _arrange(self) -> None:
+        """Start what should run and does not; swap what is ready; remove what is retired."""
+        live, building = self._whole.live, self._whole.building
+        if building is not None and building.phase == Phase.SWAPPING:
+            await self._finish_swap(live, building)
+            return
+        for generation in (live, building):
+            if generation is not None and generation.id not in self._work and generation.id not in self._held:
+                await self._start(generation)
+        known = {one.id for one in self._whole.generations}
+        for number in [number for number in self._work if number not in known]:
+            await self._stop(self._work.pop(number))
+        for generation in self._whole.generations:
+            if generation.phase == Phase.RETIRED:
+                if (work := self._work.pop(generation.id or 0, None)) is not None:
+                    await self._stop(work)
+                await self._retire(generation)
+        if live is not None and live.shadow and live.keep_until is not None and live.keep_until < utcnow():
+            await self._client.remove(live.shadow)
+            await ledger.move(self._db, live, self._run.fence, shadow="", keep_until=None)
+        if building is not None and building.id in self._work and self._work[building.id].lane.caught_up.is_set():
+            await self._swap(live, building)
+
+    async def _start(self, generation: Generation) -> None:
+        assert generation.id is not None  # noqa: S101 - read from the database
+        index = self._whole.sync.index if generation.phase == Phase.LIVE else generation.shadow
+        try:
+            reader = self._reader(generation, await self._needed(generation))
+        except NEEDS_A_PERSON as fault:
+            await self._problem(fault)
+            self._held.add(generation.id)
+            return
+        lane = Lane(self._db, reader, self._client, generation, index, self._run.fence)
+        self._work[generation.id] = _Work(
+            lane, asyncio.create_task(lane.run(), name=f"{self._name} {generation.number}")
+        )
+        self._run.log(f"generation {generation.number}: {generation.phase}, writes to {index}")
+
+    async def _stop(self, work: _Work) -> None:
+        work.task.cancel()
+        await asyncio.gather(work.task, return_exceptions=True)
+        await work.lane.reader.close()
+
+    async def _wait(self) -> None:
+        """Wait a moment; look at what ended meanwhile."""
+        if self._work:
+            await asyncio.wait([work.task for work in self._work.values()], timeout=TICK)
+        else:
+            await asyncio.sleep(TICK)
+        for number, work in list(self._work.items()):
+            if not work.task.done():
+                continue
+            del self._work[number]
+            await work.lane.reader.close()
+            try:
+                work.task.result()
+            except Conflict:
+                raise
+            except NEEDS_A_PERSON as fault:
+                self._held.add(number)
+                await self._problem(fault)
+
+    async def _problem(self, fault: OpsDeckError) -> None:
+        self._run.log(str(fault), "bad")
+        await ledger.set_problem(self._db, self._name, fault.message, fault.hint or "")
+        await self._run.open_incident(
+            f"search_sync:{self._name}:problem", f"The sync {self._name} cannot go on", detail=str(fault)
+        )
+
+    async def _swap(self, live: Generation | None, building: Generation) -> None:
+        """Halt the live generation, let the new one reach where the log ends now, swap, go on with the new one."""
+        assert building.id is not None  # noqa: S101 - read from the database
+        new = self._work[building.id]
+        if live is not None and (old := self._work.pop(live.id or 0, None)) is not None:
+            old.lane.halt()
+            await self._ended(old)
+        new.lane.halt((await new.lane.reader.head(new.lane.position)).position)
+        del self._work[building.id]
+        await self._ended(new)
+        await ledger.move(
+            self._db, building, self._run.fence, phase=Phase.SWAPPING, swap_after=await self._client.newest_task()
+        )
+        await self._finish_swap(live, building)
+
+    async def _ended(self, work: _Work) -> None:
+        try:
+            async with asyncio.timeout(300):
+                await work.task
+        finally:
+            await self._stop(work)
+
+    async def _finish_swap(self, live: Generation | None, building: Generation) -> None:
+        """Do the swap, or find that it was done before somebody died; then make the new generation the live one."""
+        index, shadow = self._whole.sync.index, building.shadow
+        after = building.swap_after if building.swap_after is not None else -1
+        task = await self._client.swap_since(after, index, shadow)
+        if task is None:
+            if not await self._client.exists(index):
+                await self._client.done(
+                    await self._client.create(index, MappingRules.model_validate(building.mapping).id)
+                )
+            task = await self._client.swap(index, shadow)
+        await self._client.done(task)
+        empty = await self._client.count(shadow) == 0
+        if live is not None and live.shadow:
+            await self._client.remove(live.shadow)
+        if empty:
+            await self._client.remove(shadow)
+        keep_until = None if empty else utcnow() + timedelta(hours=self._whole.sync.undo_hours)
+        await ledger.advance(self._db, live, building, keep_until)
+        self._held.clear()
+        await ledger.set_problem(self._db, self._name, "")
+        self._run.log(f"generation {building.number} is live", "good")
+
+    async def _retire(self, generation: Generation) -> None:
+        reader = self._reader(generation)
+        try:
+            await reader.end()
+        finally:
+            await reader.close()
+        if generation.shadow:
+            await self._client.remove(generation.shadow)
+        await ledger.forget(self._db, generation)
+
+    async def _look_after(self) -> None:
+        """Write readings, guard the source's disk, try dead letters again when asked to."""
+        sync = self._whole.sync
+        for work in list(self._work.values()):
+            await work.lane.tend()
+        if sync.retry != self._retried:
+            self._retried = sync.retry
+            live = self._work.get(self._whole.live.id or 0) if self._whole.live else None
+            if live is not None:
+                self._run.log(f"{await live.lane.retry()} dead letters are tried again")
+        if time.monotonic() - self._read >= READING:
+            self._read = time.monotonic()
+            await self._note_reading()
+
+    async def _note_reading(self) -> None:
+        sync, reading = self._whole.sync, Reading(sync=self._name, at=utcnow())
+        reading.state = "held" if self._held else "working"
+        for number, work in list(self._work.items()):
+            if work.task.done():
+                continue
+            lane = work.lane
+            reading.in_flight += lane.in_flight
+            if lane.generation.phase in {Phase.NEW, Phase.COPYING} or not lane.position:
+                reading.state = "copying"
+                continue
+            try:
+                head = await lane.reader.head(lane.position)
+            except NEEDS_A_PERSON as fault:
+                self._held.add(number)
+                await self._stop(self._work.pop(number))
+                await self._problem(fault)
+                continue
+            if head.retained_bytes is not None:
+                reading.retained_bytes = max(reading.retained_bytes or 0, head.retained_bytes)
+                if head.retained_bytes > sync.limit_mb * 1_000_000:
+                    await self._let_go(number, work, head.retained_bytes)
+                    continue
+            if lane.generation.phase == Phase.LIVE:
+                reading.behind_bytes = head.behind_bytes
+                reading.oldest_seconds = round(lane.oldest, 3)
+                reading.behind_seconds = round(max(lane.oldest, lane.lag or 0.0) if lane.in_flight else 0.0, 3)
+        await ledger.note(self._db, reading)
+        key = f"search_sync:{self._name}:behind"
+        if (reading.behind_seconds or 0) > BEHIND:
+            await self._run.open_incident(
+                key,
+                f"The sync {self._name} is behind",
+                detail=f"by {reading.behind_seconds:.0f} s",
+                severity="attention",
+            )
+        else:
+            await self._run.close_incident(key)
+        if not self._held and not sync.problem:
+            await self._run.close_incident(f"search_sync:{self._name}:problem")
+
+    async def _let_go(self, number: int, work: _Work, kept: int) -> None:
+        """The source's disk comes first: drop what makes it keep its log."""
+        self._held.add(number)
+        await self._stop(self._work.pop(number))
+        await work.lane.reader.end()
+        await work.lane.reader.close()
+        await self._problem(
+            LogLost(
+                f"the source kept {kept / 1e6:.0f} MB of its log for this sync, more than"
+                f" {self._whole.sync.limit_mb} MB; the slot was dropped.",
+                hint="see why Meilisearch did not keep up, then rebuild",
+            )
+        )
+
+    async def gone(self) -> None:
+        """Remove everything at the source and in Meilisearch but the index that people search; then the rows."""
+        for generation in self._whole.generations:
+            reader = self._reader(generation)
+            try:
+                await reader.end()
+            finally:
+                await reader.close()
+            if generation.shadow:
+                await self._client.remove(generation.shadow)
+            await ledger.forget(self._db, generation)
+        for what in ("problem", "behind"):
+            await self._run.close_incident(f"search_sync:{self._name}:{what}")
+        await ledger.forget_sync(self._db, self._name)
+
+
+async def run_stream(run: ServiceRun) -> None:
+    """Be the service of one sync."""
+    try:
+        whole = await ledger.whole(run.db, run.key)
+    except NotFound:
+        return
+    async with AsyncExitStack() as stack:
+        place = await stack.enter_async_context(reaching.reached(run, whole.source))
+        client = await stack.enter_async_context(reaching.meilisearch(run, whole.instance))
+        stream = Stream(run, client, place, whole)
+        if whole.sync.wanted != Wanted.GONE:
+            await stream.work()
+        await stream.gone()
+
+
+async def instances(run: ServiceRun) -> Sequence[str]:
+    """Name the syncs that should be at work on some node. One that is to go is a key of its own only until it went."""
+    return await ledger.names(run.db, (Wanted.RUNNING, Wanted.GONE))
+
+
+stream = Service(name="stream", title="Sync into Meilisearch", run=run_stream, instances=instances)

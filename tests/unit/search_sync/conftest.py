@@ -1,0 +1,466 @@
+"""A PostgreSQL with logical replication, a Meilisearch (the stand-in, or a real one), and a console between them.
+
+`OPSDECK_TEST_MEILISEARCH_URL` (and `OPSDECK_TEST_MEILISEARCH_KEY`) name a real server for the same tests; those that
+set faults in the stand-in are skipped then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pymysql
+import pytest
+from opsdeck_search_sync.meilisearch import Meilisearch
+
+from opsdeck.actor import Actor, Door, Role
+from opsdeck.db import Database
+from opsdeck.db.migrate import upgrade
+from opsdeck.deck import Deck
+from opsdeck.jobs.jobs import Submission
+from opsdeck.jobs.services import Pace, Services
+from opsdeck.plugins import Plugins
+from opsdeck.secrets.keyring import Keyring
+from opsdeck.secrets.sensitive import Sensitive
+from opsdeck.settings import Settings
+
+STANDIN = Path(__file__).parents[2] / "standins" / "meilisearch.py"
+ADMIN = Actor("ada", Role.ADMIN, Door.CLI, stepped_up=True)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class Postgres:
+    """A server on a port of its own, which a test may kill and start again."""
+
+    def __init__(self, folder: Path, programs: Path, who: dict[str, Any]) -> None:
+        self.folder, self.programs, self.who = folder, programs, who
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        options = {
+            "fsync": "off", "listen_addresses": "127.0.0.1", "port": self.port, "wal_level": "logical",
+            "unix_socket_directories": self.folder, "max_replication_slots": 20, "max_wal_senders": 20,
+            "max_slot_wal_keep_size": "2GB",
+        }  # fmt: skip
+        words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [self.programs / "postgres", "-D", self.folder / "data", *words], stdout=log, stderr=log, **self.who
+            )
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                self.connect().close()
+                return
+            except psycopg.OperationalError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    pytest.fail(f"PostgreSQL did not start: {(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def connect(self, database: str = "postgres") -> Any:
+        return psycopg.connect(
+            host="127.0.0.1", port=self.port, user="postgres", dbname=database, autocommit=True, connect_timeout=5
+        )
+
+    def kill(self, how: int = signal.SIGKILL) -> None:
+        assert self.process is not None
+        self.process.send_signal(how)
+        self.process.wait(30)
+        if how == signal.SIGKILL:
+            time.sleep(0.3)  # its children notice
+        (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def logical(absent: Any) -> Iterator[Postgres]:
+    """A PostgreSQL with wal_level=logical."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+    if not found:
+        absent("there is no PostgreSQL server here (package postgresql)")
+    folder = Path(tempfile.mkdtemp(prefix="opsdeck-logical-"))
+    who: dict[str, Any] = {"cwd": folder, "stdin": subprocess.DEVNULL}
+    if os.geteuid() == 0:
+        account = next(entry for entry in pwd.getpwall() if entry.pw_name in ("postgres", "nobody"))
+        os.chown(folder, account.pw_uid, account.pw_gid)
+        who |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    initdb = [
+        found[0],
+        "-D",
+        folder / "data",
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--locale=C.UTF-8",
+        "--no-sync",
+    ]
+    subprocess.run(initdb, check=True, capture_output=True, **who)
+    server = Postgres(folder, found[0].parent, who)
+    server.start()
+    yield server
+    server.kill(signal.SIGINT)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class Shop:
+    """A fresh database with one table."""
+
+    kind = "postgres"
+
+    def __init__(self, server: Postgres, name: str) -> None:
+        self.server, self.name = server, name
+        self.connection: Any = None
+
+    def sql(self, text: str, *given: Any) -> list[Any]:
+        """Run statements; connect anew where the server was killed meanwhile."""
+        for attempt in (1, 2):
+            try:
+                if self.connection is None or self.connection.closed:
+                    self.connection = self.server.connect(self.name)
+                cursor = self.connection.execute(text, given or None)
+                return list(cursor.fetchall()) if cursor.description else []
+            except psycopg.OperationalError:
+                if self.connection is not None:
+                    self.connection.close()
+                if attempt == 2:
+                    raise
+        raise AssertionError
+
+
+@pytest.fixture
+def postgres_shop(logical: Postgres) -> Iterator[Shop]:
+    """A fresh database with the table `item`; its slots are dropped after the test."""
+    made = Shop(logical, f"shop_{uuid.uuid4().hex[:12]}")
+    with logical.connect() as connection:
+        connection.execute(f"CREATE DATABASE {made.name}")
+    made.sql("CREATE TABLE item (id bigint PRIMARY KEY, title text, price numeric(10,2), note text, n int DEFAULT 0)")
+    yield made
+    if made.connection is not None:
+        made.connection.close()
+    with logical.connect() as connection:
+        for (pid,) in connection.execute(
+            "SELECT active_pid FROM pg_replication_slots WHERE database = %s AND active", (made.name,)
+        ).fetchall():
+            connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        time.sleep(0.1)
+        connection.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s", (made.name,)
+        )
+        connection.execute(f"DROP DATABASE {made.name} WITH (FORCE)")
+
+
+class Meili:
+    """The Meilisearch under test."""
+
+    def __init__(self, url: str, key: str, folder: Path | None) -> None:
+        self.url, self.key, self._folder = url, key, folder
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def stand_in(self) -> bool:
+        return self._folder is not None
+
+    def start(self) -> None:
+        assert self._folder is not None
+        port = self.url.rpartition(":")[2]
+        words = [sys.executable, STANDIN, "--port", port, "--db", self._folder / "meili.db", "--limit", str(2 << 20)]
+        with (self._folder / "meili.log").open("ab") as log:
+            self.process = subprocess.Popen(words, stdout=log, stderr=log)
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(httpx.HTTPError):
+                if httpx.get(f"{self.url}/health", timeout=2).is_success:
+                    return
+            assert time.monotonic() < deadline and self.process.poll() is None, (self._folder / "meili.log").read_text()
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(10)
+
+    def fault(self, **faults: Any) -> None:
+        if not self.stand_in:
+            pytest.skip("a real Meilisearch takes no faults")
+        httpx.post(f"{self.url}/_test", json=faults, timeout=5).raise_for_status()
+
+    def get(self, path: str) -> Any:
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        answer = httpx.get(f"{self.url}{path}", headers=headers, timeout=10)
+        return answer.json() if answer.is_success else None
+
+    def documents(self, index: str) -> dict[str, Any]:
+        """Give all documents by their id."""
+        found: dict[str, Any] = {}
+        offset = 0
+        while True:
+            page = self.get(f"/indexes/{index}/documents?limit=10000&offset={offset}")
+            if page is None or not page["results"]:
+                return found
+            offset += len(page["results"])
+            found |= {str(one["id"]): one for one in page["results"]}
+
+
+@pytest.fixture
+def meili(tmp_path: Path) -> Iterator[Meili]:
+    """An empty Meilisearch."""
+    if url := os.environ.get("OPSDECK_TEST_MEILISEARCH_URL"):
+        yield Meili(url.rstrip("/"), os.environ.get("OPSDECK_TEST_MEILISEARCH_KEY", ""), None)
+        return
+    server = Meili(f"http://127.0.0.1:{free_port()}", "", tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def client(meili: Meili) -> AsyncIterator[Meilisearch]:
+    """The plugin's own client of it."""
+    async with Meilisearch(meili.url, timeout=5) as opened:
+        yield opened
+
+
+class Bench:
+    """A console's rooms with its services running, as a server has them."""
+
+    def __init__(self, deck: Deck, shop: Any, meili: Meili) -> None:
+        self.deck, self.shop, self.meili = deck, shop, meili
+        self.stop = asyncio.Event()
+        self.difference: list[Any] = []
+        self.task: asyncio.Task[None] | None = None
+
+    async def act(self, action: str, confirm: str | None = None, **params: Any) -> dict[str, Any]:
+        """Run an action as a job; give its receipt."""
+        job = await self.deck.jobs.run(Submission("search_sync", action, params, "", confirm), ADMIN)
+        assert job.state == "succeeded", (job.state, job.error)
+        return dict(job.receipt or {})
+
+    async def refused(self, action: str, **params: Any) -> str:
+        """Run an action that must fail; give what it said."""
+        job = await self.deck.jobs.run(Submission("search_sync", action, params, ""), ADMIN)
+        assert job.state == "failed", job.receipt
+        return str(job.error)
+
+    async def define(self, name: str = "items", table: str = "item", mapping: Any = "", **more: Any) -> dict[str, Any]:
+        """Save the source, the Meilisearch and a sync."""
+        login = {"user": "postgres"}
+        if self.shop.kind != "postgres":
+            await self.deck.secrets.set("db", Sensitive("s3cret"), kind="password", actor=ADMIN)
+            login = {"user": "sync", "secret": "db"}
+        await self.act(
+            "save_source", name="shop", kind=self.shop.kind, address="127.0.0.1", port=self.shop.server.port,
+            database=self.shop.name, **login,
+        )  # fmt: skip
+        await self.act("save_instance", name="search", url=self.meili.url)
+        text = mapping if isinstance(mapping, str) else json.dumps(mapping)
+        return await self.act(
+            "save_sync", name=name, source="shop", instance="search", table=table, index=more.pop("index", name),
+            mapping=text, **more,
+        )  # fmt: skip
+
+    def run(self) -> None:
+        """Start the services, as a node does."""
+        pace = Pace(ask=0.2, first=0.1, longest=1.0, elsewhere=0.3)
+        self.deck.__dict__["services"] = Services(self.deck, pace=pace)
+        self.task = asyncio.create_task(self.deck.services.serve(self.stop))
+
+    def services(self) -> list[Any]:
+        """Give what this node runs of the plugin."""
+        return [one for one in self.deck.services.status() if one.plugin == "search_sync"]
+
+    async def halt(self) -> None:
+        self.stop.set()
+        if self.task is not None:
+            await self.task
+        self.task, self.stop = None, asyncio.Event()
+
+    async def until(self, what: Any, seconds: float = 30) -> None:
+        """Wait until something holds."""
+        deadline = time.monotonic() + seconds
+        while not await asyncio.to_thread(what):
+            if time.monotonic() > deadline:
+                said = [line.text for one in self.services() for line in one.log]
+                pytest.fail(
+                    f"did not come to hold within {seconds} s; the services said: {said[-15:]}; {self.difference}"
+                )
+            await asyncio.sleep(0.05)
+
+    def rows(self, table: str = "item") -> dict[str, Any]:
+        """Give the source's rows as documents, by an independent way: PostgreSQL's own JSON."""
+        if self.shop.kind != "postgres":
+            got = self.shop.sql(f"SELECT id, title, price, note, n FROM {table}")
+            names = ("id", "title", "price", "note", "n")
+            made = [dict(zip(names, row, strict=True)) for row in got]
+            return {str(row["id"]): row | {"price": float(row["price"])} for row in made}
+        found = self.shop.sql(f"SELECT to_jsonb(t) FROM {table} t")
+        return {str(row[0]["id"]): row[0] for row in found}
+
+    def equal(self, index: str = "items", table: str = "item") -> bool:
+        """Tell whether index and table hold the same, row by row."""
+        rows, documents = self.rows(table), self.meili.documents(index)
+        wrong = [id_ for id_ in rows.keys() | documents.keys() if rows.get(id_) != documents.get(id_)]
+        self.difference = [(id_, rows.get(id_), documents.get(id_)) for id_ in wrong[:3]]
+        return not wrong
+
+
+@pytest.fixture
+async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
+    """A console's rooms, with the plugin's tables."""
+    settings = Settings(home=tmp_path / "home", node="node1", disabled_plugins=())
+    settings.home.mkdir()
+    plugins = Plugins()
+    plugins.load()
+    database = Database(settings.url)
+    await upgrade(database, plugins)
+    await database.close()
+    Keyring.create(settings.key_file)
+    async with Deck.open(settings, plugins=plugins, kind="server") as opened:
+        yield opened
+
+
+@pytest.fixture(params=["postgres", "mariadb"])
+def shop(request: pytest.FixtureRequest) -> Any:
+    """A fresh database with the table `item`, of each kind."""
+    return request.getfixturevalue("postgres_shop" if request.param == "postgres" else "maria_shop")
+
+
+@pytest.fixture
+async def bench(deck: Deck, shop: Any, meili: Meili) -> AsyncIterator[Bench]:
+    """All of it together."""
+    made = Bench(deck, shop, meili)
+    yield made
+    await made.halt()
+
+
+class Maria:
+    """A MariaDB on a port of its own, which a test may kill and start again."""
+
+    def __init__(self, folder: Path, program: str, options: dict[str, str]) -> None:
+        self.folder, self.program, self.options = folder, program, options
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        words = [f"--{name}={value}" for name, value in self.options.items()]
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [
+                    self.program, "--no-defaults", f"--datadir={self.folder / 'data'}", f"--port={self.port}",
+                    "--bind-address=127.0.0.1", f"--socket={self.folder / 'sock'}", "--user=root",
+                    f"--pid-file={self.folder / 'pid'}", "--innodb-flush-log-at-trx-commit=2", *words,
+                ],
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(pymysql.Error):
+                self.connect().close()
+                return
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                pytest.fail(f"MariaDB did not start: {(self.folder / 'log').read_text()[-2000:]}")
+            time.sleep(0.05)
+
+    def connect(self, database: str | None = None) -> Any:
+        return pymysql.connect(
+            host="127.0.0.1", port=self.port, user="sync", password="s3cret", database=database, autocommit=True,
+            connect_timeout=5, init_command="SET time_zone = '+00:00'",
+        )  # fmt: skip
+
+    def kill(self, how: int = signal.SIGKILL) -> None:
+        assert self.process is not None
+        self.process.send_signal(how)
+        self.process.wait(60)
+
+
+BINLOG = {
+    "log-bin": "bin", "server-id": "7", "binlog-format": "ROW", "binlog-row-metadata": "FULL",
+    "character-set-server": "utf8mb4",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def maria(absent: Any) -> Iterator[Maria]:
+    """A MariaDB with its binary log on."""
+    program = shutil.which("mariadbd", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    install = shutil.which("mariadb-install-db")
+    if not program or not install:
+        absent("there is no MariaDB here (package mariadb-server-core)")
+    folder = Path(tempfile.mkdtemp(prefix="opsdeck-maria-"))
+    done = subprocess.run(
+        [install, "--no-defaults", f"--datadir={folder / 'data'}", "--auth-root-authentication-method=normal",
+         "--user=root", "--skip-test-db"], capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    server = Maria(folder, str(program), BINLOG | {"init-file": str(folder / "init.sql")})
+    (folder / "init.sql").write_text(
+        "CREATE USER IF NOT EXISTS sync@'%' IDENTIFIED BY 's3cret';\nGRANT ALL ON *.* TO sync@'%';\n"
+    )
+    server.start()
+    yield server
+    server.kill(signal.SIGTERM)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+class MariaShop:
+    """A fresh database with one table."""
+
+    kind = "mariadb"
+
+    def __init__(self, server: Maria, name: str) -> None:
+        self.server, self.name = server, name
+        self.connection: Any = None
+
+    def sql(self, text: str, *given: Any) -> list[Any]:
+        """Run a statement; connect anew where the server was killed meanwhile."""
+        for attempt in (1, 2):
+            try:
+                if self.connection is None or not self.connection.open:
+                    self.connection = self.server.connect(self.name)
+                with self.connection.cursor() as cursor:
+                    cursor.execute(text, given or None)
+                    return list(cursor.fetchall())
+            except pymysql.OperationalError:
+                if self.connection is not None and self.connection.open:
+                    self.connection.close()
+                if attempt == 2:
+                    raise
+        raise AssertionError
+
+
+@pytest.fixture
+def maria_shop(maria: Maria) -> Iterator[MariaShop]:
+    """A fresh database with the table `item`."""
+    made = MariaShop(maria, f"shop_{uuid.uuid4().hex[:12]}")
+    with maria.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {made.name}")
+    made.sql(
+        "CREATE TABLE item (id bigint PRIMARY KEY, title varchar(200), price decimal(10,2), note text, n int DEFAULT 0)"
+    )
+    yield made
+    with contextlib.suppress(pymysql.Error):
+        made.sql(f"DROP DATABASE {made.name}")
+        made.connection.close()

@@ -1,0 +1,128 @@
+"""A table of a real PostgreSQL and of a real MariaDB, kept in an index from the first copy to the drop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def numbered(bench: Any, count: int) -> str:
+    """Rows 1 to `count`, in the words of the server."""
+    rows = (
+        f"generate_series(1, {count}) AS s(g)"
+        if bench.shop.kind == "postgres"
+        else f"(SELECT seq AS g FROM seq_1_to_{count}) AS s"
+    )
+    return f"INSERT INTO item (id, title, price, note) SELECT g, concat('title ', g), g / 4.0, 'n' FROM {rows}"
+
+
+async def test_copies_then_follows_every_kind_of_change(bench: Any) -> None:
+    bench.shop.sql(numbered(bench, 2500))
+    await bench.define()
+    await bench.act("start", sync="items")
+    bench.run()
+    await bench.until(bench.equal)
+    bench.shop.sql(
+        "INSERT INTO item (id, title, price, note) VALUES (9001, 'a', 1, ''), (9002, 'b', 2, ''), (9003, 'c', 3, '')"
+    )
+    bench.shop.sql("UPDATE item SET title = concat('new ', id) WHERE id <= 500")
+    bench.shop.sql("DELETE FROM item WHERE id BETWEEN 1000 AND 1100")
+    bench.shop.sql("UPDATE item SET id = 77777 WHERE id = 1")
+    await bench.until(bench.equal)
+    found = bench.meili.documents("items")
+    assert "1" not in found and found["77777"]["title"] == "new 1"
+    bench.shop.sql("TRUNCATE item")
+    bench.shop.sql("INSERT INTO item (id, title, price, note) VALUES (5, 'after', 1, '')")
+    await bench.until(lambda: list(bench.meili.documents("items")) == ["5"])
+
+
+async def test_rows_written_during_the_copy_are_there(bench: Any) -> None:
+    bench.shop.sql(numbered(bench, 20000))
+    await bench.define()
+    await bench.act("start", sync="items")
+    bench.run()
+    for number in range(60):
+        await asyncio.to_thread(
+            bench.shop.sql, f"INSERT INTO item (id, title, price, note) VALUES ({-1 - number}, 'w', 2, 'x')"
+        )
+        await asyncio.to_thread(bench.shop.sql, f"UPDATE item SET n = n + 1 WHERE id = {1 + number * 300}")
+        await asyncio.to_thread(bench.shop.sql, f"DELETE FROM item WHERE id = {20000 - number}")
+        await asyncio.sleep(0.02)
+    await bench.until(bench.equal, 20)
+
+
+async def test_a_stopped_node_goes_on_where_it_was(bench: Any) -> None:
+    await bench.define()
+    await bench.act("start", sync="items")
+    bench.run()
+    bench.shop.sql("INSERT INTO item (id, title, price, note) VALUES (1, 'one', 1, '')")
+    await bench.until(bench.equal)
+    await bench.halt()
+    bench.shop.sql("INSERT INTO item (id, title, price, note) VALUES (2, 'two', 1, '')")
+    bench.shop.sql("DELETE FROM item WHERE id = 1")
+    bench.run()
+    await bench.until(lambda: list(bench.meili.documents("items")) == ["2"])
+
+
+async def test_pause_resume_and_drop(bench: Any) -> None:
+    await bench.define()
+    await bench.act("start", sync="items")
+    bench.run()
+    bench.shop.sql("INSERT INTO item (id, title, price, note) VALUES (1, 'one', 1, '')")
+    await bench.until(bench.equal)
+    await bench.act("pause", sync="items")
+    await bench.until(lambda: not bench.services())
+    bench.shop.sql("INSERT INTO item (id, title, price, note) VALUES (2, 'two', 1, '')")
+    await asyncio.sleep(0.5)
+    assert list(bench.meili.documents("items")) == ["1"]
+    await bench.act("resume", sync="items")
+    await bench.until(bench.equal)
+    await bench.act("drop", sync="items", confirm="drop")
+    if bench.shop.kind == "postgres":
+        left = "SELECT slot_name FROM pg_replication_slots WHERE slot_name = 'opsdeck_items_1'"
+        await bench.until(lambda: not bench.shop.sql(left))
+    await bench.until(lambda: not bench.services())
+    assert "2" in bench.meili.documents("items"), "the index stays"
+
+
+async def test_rebuild_with_another_mapping_under_load(bench: Any) -> None:
+    bench.shop.sql(numbered(bench, 2000))
+    await bench.define()
+    await bench.act("start", sync="items")
+    bench.run()
+    await bench.until(bench.equal)
+    mapping = {
+        "fields": [{"column": "id"}, {"column": "title", "name": "name"}, {"column": "n"}],
+        "constants": {"kind": "item"},
+    }
+    await bench.define(mapping=mapping, settings='{"filterableAttributes": ["kind"]}')
+    await bench.act("rebuild", sync="items")
+    seen = set()
+    for number in range(40):
+        await asyncio.to_thread(
+            bench.shop.sql, f"UPDATE item SET n = n + 1, title = 'v{number}' WHERE id % 50 = {number % 50}"
+        )
+        await asyncio.to_thread(
+            bench.shop.sql, f"INSERT INTO item (id, title, price, note) VALUES ({10000 + number}, 'new', 1, '')"
+        )
+        stats = await asyncio.to_thread(bench.meili.get, "/indexes/items/stats")
+        seen.add(stats["numberOfDocuments"] >= 2000)
+        await asyncio.sleep(0.02)
+
+    def expected() -> dict[str, Any]:
+        return {
+            id_: {"id": row["id"], "name": row["title"], "n": row["n"], "kind": "item"}
+            for id_, row in bench.rows().items()
+        }
+
+    await bench.until(lambda: expected() == bench.meili.documents("items"), 60)
+    assert seen == {True}, "search never saw a partial index"
+    assert bench.meili.get("/indexes/items/settings")["filterableAttributes"] == ["kind"]
+    if bench.shop.kind == "postgres":
+        slots = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"
+        await bench.until(lambda: bench.shop.sql(slots) == [("opsdeck_items_2",)])
+    assert len(bench.meili.documents("items__b2")) >= 2000, "the old content is kept"
