@@ -13,6 +13,7 @@ from opsdeck.api import (
     Command,
     Completed,
     Directory,
+    DiskFull,
     File,
     HostAccess,
     NotDone,
@@ -37,6 +38,8 @@ from opsdeck_cdn.render.generation import Generation
 
 KEPT = 5
 """Generations that stay on an edge."""
+LEAST_FREE_KB = 100_000
+"""Room below which nothing is put on an edge: a cache that cannot be written serves badly."""
 SKEW = 30.0
 """Seconds by which an edge's clock may differ; more breaks certificates and ages."""
 
@@ -107,9 +110,19 @@ def fit(host: str, state: EdgeState) -> None:
         )  # fmt: skip
 
 
+def room(host: str, state: EdgeState) -> None:
+    """Raise `DiskFull` when there is too little room for caches."""
+    if state.free_kb is not None and state.free_kb < LEAST_FREE_KB:
+        raise DiskFull(
+            f"no room: {state.free_kb // 1000} MB are free where caches lie.", host=host, file=layout.CACHE,
+            hint="free space there, or give the edge a smaller share of the caches (`edge --quota-percent`)",
+        )  # fmt: skip
+
+
 async def prepare(step: StepRun, program: Program, generation: Generation) -> bool:
     """Make a host ready to be an edge; tell whether Caddy or a unit changed, so that a reload is not enough."""
     before = await look(step)
+    room(step.host.name, before)
     seen = await packages.look(step, ["nginx"])
     found = seen.packages.get("nginx")
     if found is None or not found.installed:

@@ -52,6 +52,9 @@ def test_the_look_at_an_edge():
         edgehost.fit("e", seen)
     with pytest.raises(OpsDeckError, match="clock is 99 s ahead"):
         edgehost.fit("e", edgehost.EdgeState(skew=99.0, ports={80: "caddy", 443: "caddy"}))
+    with pytest.raises(OpsDeckError, match="no room: 0 MB"):
+        edgehost.room("e", seen)
+    edgehost.room("e", edgehost.EdgeState(free_kb=10**6))
     same = edgehost.parse_look("e", completed("current \nclock 900\nend\n"), sent=900.4, received=900.9)
     assert same.skew == 0.0
     with pytest.raises(OpsDeckError, match="broke off"):
