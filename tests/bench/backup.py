@@ -82,7 +82,7 @@ async def measure(deck: Deck, db: LabHost, spare: LabHost, config: str, given: a
     key = keys.public_of(await deck.secrets.reveal("key", actor=BOSS, purpose="bench"))[0]
     target = {"name": "bench", "host": "bench-db", "remote": "store:backups", "store_secret": "s3", "key_secret": "key"}
     await run(deck, "target", **target, read_back=False)
-    fill = "INSERT INTO big (a, b) SELECT MD5(RAND()), REPEAT(MD5(seq), 30) FROM seq_1_to_10000;"
+    fill = "INSERT INTO big (a, b) SELECT MD5(RAND()), HEX(RANDOM_BYTES(480)) FROM seq_1_to_10000;"
     sql(db, "CREATE DATABASE bench; CREATE TABLE bench.big (id INT PRIMARY KEY AUTO_INCREMENT, a CHAR(32), b TEXT)")
     for _ in range(given.mib // 11 + 1):
         sql(db, f"USE bench; {fill}")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from opsdeck.api import API, Finding, HostCard, Manifest, NavItem, SecretKind, hookimpl
+from opsdeck_backup import drill, health, keep, keys, models, restore, stores, take, targets, watch
+from opsdeck_backup.web import routes
 
 if TYPE_CHECKING:
     import click
@@ -18,9 +20,6 @@ VERSION = "0.1.0"
 @hookimpl
 def opsdeck_manifest() -> Manifest:
     """Say what the plugin brings."""
-    from opsdeck_backup import drill, keep, keys, models, restore, stores, take, targets, watch
-    from opsdeck_backup.web import routes
-
     return Manifest(
         name="backup",
         version=VERSION,
@@ -59,14 +58,10 @@ def opsdeck_commands(cli: click.Group) -> None:
 @hookimpl
 async def opsdeck_health(deck: Deck) -> Sequence[Finding]:
     """Say of each target whether its newest backup is fresh and proven."""
-    from opsdeck_backup import health
-
     return await health.findings(deck)
 
 
 @hookimpl
 async def opsdeck_host_cards(deck: Deck, host: Host) -> Sequence[HostCard]:
     """Show the targets on a host's page."""
-    from opsdeck_backup import health
-
     return await health.cards(deck, host.name)

@@ -62,8 +62,6 @@ class S3:
             f"{self.access},{self.secret}",
             "--vfs-cache-mode",
             "off",
-            "--dir-cache-time",
-            "0s",
             str(self.folder),
         ]
         self._process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -155,3 +155,17 @@ async def test_the_watch_speaks_up_once_and_closes(shelf):
     await shelf.good("refresh", target="shop")
     (standing,) = await health.standings(shelf.deck)
     assert (standing.state, standing.count) == ("broken", 1)
+
+
+async def test_a_missing_middle_link_ends_the_chain_there(shelf):
+    now = utcnow()
+    full = shelf.put(now - timedelta(hours=3))
+    middle = shelf.put(now - timedelta(hours=2), full, salt=1)
+    last = shelf.put(now - timedelta(hours=1), middle, salt=2)
+    await shelf.good("refresh", target="shop")
+    for name in shelf.names(f"*/{middle.id}*"):
+        (shelf.folder / name).unlink()
+    job = await shelf.run("drill", target="shop", backup=last.id)
+    assert job.state == "failed"
+    assert "a backup before it is missing" in job.error
+    assert full.id in job.error
