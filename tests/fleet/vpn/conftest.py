@@ -307,10 +307,8 @@ class Gateway:
 
 
 CLEAN = """
-for unit in $(systemctl list-units --all --plain --no-legend 'opsdeck-vpn-*' | cut -d' ' -f1); do
-    systemctl disable --now "$unit" 2>/dev/null
-    systemctl reset-failed "$unit" 2>/dev/null
-done
+ls /etc/systemd/system | grep '^opsdeck-vpn-' | xargs -r systemctl --quiet disable --now
+systemctl reset-failed 'opsdeck-vpn-*' 2>/dev/null
 rm -rf /etc/opsdeck/vpn /etc/systemd/system/opsdeck-vpn-* /run/opsdeck-vpn
 for each in $(ip netns list | cut -d' ' -f1); do ip netns delete "$each"; done
 systemctl daemon-reload
