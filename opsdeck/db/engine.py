@@ -7,6 +7,7 @@ with BEGIN IMMEDIATE none did. So writers take the write lock at once, and reade
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import sqlite3
 from collections.abc import AsyncIterator
@@ -56,6 +57,7 @@ class Database:
         self.url = url
         self.engine = make_engine(url)
         self._sessions = async_sessionmaker(self.engine, class_=AsyncSession, expire_on_commit=False)
+        self._turn = asyncio.Lock()
 
     @property
     def sqlite(self) -> bool:
@@ -87,8 +89,31 @@ class Database:
         Raises `Unavailable` when the database is locked beyond the busy timeout, full, read-only or gone.
         """
         self._refuse_absent()
-        async with guard(self.url), self._sessions() as session, session.begin():
+        async with self._alone(), guard(self.url), self._sessions() as session, session.begin():
             yield session
+
+    @contextlib.asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """Have the writers of this process wait in line for SQLite's one write lock.
+
+        SQLite itself would have them look again and again, with growing pauses and in no order.
+        """
+        if not self.sqlite:
+            yield
+            return
+        try:
+            async with asyncio.timeout(BUSY_MS / 1000):
+                await self._turn.acquire()
+        except TimeoutError:
+            raise Unavailable(
+                f"the database {self.name} cannot be used: it is locked by another writer of this process.",
+                file=self.name,
+                hint="try again; `opsdeck doctor` shows how it stands",
+            ) from None
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def _refuse_absent(self) -> None:
         """An open connection would go on writing to a file that was removed, and lose it all in silence."""

@@ -85,7 +85,9 @@ def not_logged_in(request: Request[Any, Any, Any], fault: NotAuthorizedException
 
 
 def http(request: Request[Any, Any, Any], fault: HTTPException) -> Response[Any]:
-    """Show a fault of the protocol."""
+    """Show a fault of the protocol; one of our own making (a template that is not there) as what nobody foresaw."""
+    if fault.status_code >= HTTP_500_INTERNAL_SERVER_ERROR:
+        return unknown(request, fault)
     if isinstance(fault, ValidationException):
         extra: Any = fault.extra or []
         first = extra[0] if isinstance(extra, list) and extra else {}

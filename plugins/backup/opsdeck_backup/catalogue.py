@@ -189,6 +189,19 @@ async def failed(holder: Holder, item: str, error: str) -> None:
             session.add(row)
 
 
+async def give_up(holder: Holder, target: str, but: str = "") -> None:
+    """Note of what still counts as running that it never became a backup. Call it under the target's lease only."""
+    async with holder.db.write() as session:
+        query = select(Item).where(Item.target == target, Item.state == ItemState.RUNNING, Item.id != but)
+        for row in (await session.exec(query)).all():
+            row.state, row.error, row.finished = (
+                ItemState.FAILED,
+                "it was ended before its manifest was written",
+                utcnow(),
+            )
+            session.add(row)
+
+
 async def forget(holder: Holder, names: Iterable[str]) -> None:
     """Take backups out of the catalogue."""
     async with holder.db.write() as session:

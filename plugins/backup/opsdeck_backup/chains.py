@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from opsdeck.api import NotFound, Refused
 from opsdeck_backup.manifests import Manifest
+from opsdeck_backup.words import Said, marked
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class Verdict:
 
     chain: Chain
     keep: bool
-    reason: str
+    reason: Said
 
 
 def judge(chains: Sequence[Chain], rules: Rules, *, pinned: Iterable[str] = (), now: datetime) -> tuple[Verdict, ...]:
@@ -168,16 +169,16 @@ def judge(chains: Sequence[Chain], rules: Rules, *, pinned: Iterable[str] = (), 
     (`pinned`). With no rule at all nothing goes.
     """
     whole = [chain for chain in chains if chain.links]
-    reasons: dict[str, str] = {}
+    reasons: dict[str, Said] = {}
     for chain in sorted(whole, key=lambda one: one.id)[-max(1, rules.keep_chains) :]:
-        reasons[chain.id] = f"one of the newest {max(1, rules.keep_chains)}"
+        reasons[chain.id] = Said(marked("one of the newest %(count)s"), {"count": max(1, rules.keep_chains)})
     for name in pinned:
-        reasons.setdefault(name, "in use")
+        reasons.setdefault(name, Said(marked("in use")))
     periods = (
-        ("hour", "%Y%m%d%H", rules.keep_hourly),
-        ("day", "%Y%m%d", rules.keep_daily),
-        ("week", "%G%V", rules.keep_weekly),
-        ("month", "%Y%m", rules.keep_monthly),
+        (marked("newest of the hour, %(time)s"), "%Y%m%d%H", rules.keep_hourly),
+        (marked("newest of the day, %(time)s"), "%Y%m%d", rules.keep_daily),
+        (marked("newest of the week, %(time)s"), "%G%V", rules.keep_weekly),
+        (marked("newest of the month, %(time)s"), "%Y%m", rules.keep_monthly),
     )
     links = sorted(
         ((link, chain) for chain in whole for link in chain.links), key=lambda pair: pair[0].id, reverse=True
@@ -191,16 +192,20 @@ def judge(chains: Sequence[Chain], rules: Rules, *, pinned: Iterable[str] = (), 
             if len(seen) >= many:
                 break
             seen.add(when)
-            reasons.setdefault(chain.id, f"{word} of {link.result.started:%Y-%m-%d %H:%M}")
+            reasons.setdefault(chain.id, Said(word, {"time": f"{link.result.started:%Y-%m-%d %H:%M}"}))
     unruled = not any(many for _, _, many in periods)
     verdicts = []
     for chain in sorted(chains, key=lambda one: one.id):
         if chain.id in reasons:
             verdicts.append(Verdict(chain, True, reasons[chain.id]))
         elif unruled:
-            verdicts.append(Verdict(chain, True, "no rule says that anything goes"))
+            verdicts.append(Verdict(chain, True, Said(marked("no rule says that anything goes"))))
         elif any(link.result.started > now for link in (*chain.links, *chain.broken)):
-            verdicts.append(Verdict(chain, True, "it is from the future: look at the clocks"))
+            verdicts.append(Verdict(chain, True, Said(marked("it is from the future: look at the clocks"))))
         else:
-            verdicts.append(Verdict(chain, False, "no rule keeps it" if chain.links else "it does not restore"))
+            verdicts.append(
+                Verdict(
+                    chain, False, Said(marked("no rule keeps it") if chain.links else marked("it does not restore"))
+                )
+            )
     return tuple(verdicts)

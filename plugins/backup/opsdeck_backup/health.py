@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from opsdeck.api import Finding, HostCard, utcnow
 from opsdeck_backup import catalogue, watch
 from opsdeck_backup.models import Item, ItemState, Proof, Target
-from opsdeck_backup.watch import Wrong, marked
+from opsdeck_backup.words import Said, marked
 
 if TYPE_CHECKING:
     from opsdeck.api import Deck
@@ -27,7 +27,7 @@ class Standing:
     last: Item | None
     proof: Proof | None
     state: str
-    wrong: Wrong
+    wrong: Said
     stored: int
     count: int
     rto: float | None
@@ -45,25 +45,25 @@ def judge(row: Target, items: Sequence[Item], proofs: Sequence[Proof], now: date
     proof = proofs[0] if proofs else None
     rto = next((one.seconds for one in proofs if one.ok and one.depth in ("server", "restore")), None)
     missing = [item for item in items if item.state == ItemState.MISSING]
-    state, wrong = "ok", Wrong()
+    state, wrong = "ok", Said()
     if late := watch.late(row, last.started if last else None, now):
         state, wrong = "broken", late
     elif missing:
         state, wrong = (
             "broken",
-            Wrong(marked("%(count)s backups are gone from the store or damaged there."), {"count": len(missing)}),
+            Said(marked("%(count)s backups are gone from the store or damaged there."), {"count": len(missing)}),
         )
     elif proof is not None and not proof.ok:
         state, wrong = (
             "broken",
-            Wrong(marked("The last proof failed: %(why)s"), {"why": str(proof.detail.get("error", ""))}),
+            Said(marked("The last proof failed: %(why)s"), {"why": str(proof.detail.get("error", ""))}),
         )
     elif last is None:
-        state, wrong = "attention", Wrong(marked("There is no backup yet."))
+        state, wrong = "attention", Said(marked("There is no backup yet."))
     elif rto is None:
-        state, wrong = "attention", Wrong(marked("No drill has shown yet that it restores."))
+        state, wrong = "attention", Said(marked("No drill has shown yet that it restores."))
     elif proof is not None and now - proof.at > timedelta(days=PROOF_DAYS):
-        state, wrong = "attention", Wrong(marked("The last proof is older than %(days)s days."), {"days": PROOF_DAYS})
+        state, wrong = "attention", Said(marked("The last proof is older than %(days)s days."), {"days": PROOF_DAYS})
     return Standing(row, last, proof, state, wrong, sum(item.stored for item in good), len(good), rto)
 
 

@@ -79,6 +79,7 @@ async def _take(job: JobRun, params: RunParams) -> Receipt:
     if mine is not None and any(manifest.id == mine.id for manifest in holding.manifests):
         job.log(f"{mine.id} was committed while nobody looked", "good")
         return {"backup": mine.id, "kind": mine.kind}
+    await catalogue.give_up(job, row.name, mine.id if mine else "")
     async with job.lease(f"database:{row.host}", f"backup of {row.name}"), job.step(row.host) as step:
         rclone = await look.tools(step, found.engine)
         server = await look.at(step, found.engine, found.login, rclone)

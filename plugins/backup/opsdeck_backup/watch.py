@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from sqlmodel import col, func, select
 from opsdeck.api import Service, utcnow
 from opsdeck_backup import catalogue
 from opsdeck_backup.models import Item, ItemState, Target
+from opsdeck_backup.words import Said, marked
 
 if TYPE_CHECKING:
     from opsdeck.api import Deck, JobRun, ServiceRun
@@ -27,37 +27,17 @@ async def newest(holder: Deck | JobRun | ServiceRun, target: str) -> datetime | 
         return (await session.exec(query)).one()
 
 
-@dataclass(frozen=True)
-class Wrong:
-    """What is wrong, as a sentence of the catalogue and the values in it; false when nothing is."""
-
-    text: str = ""
-    values: Mapping[str, str | int] = field(default_factory=dict)
-
-    def __bool__(self) -> bool:
-        return bool(self.text)
-
-    def __str__(self) -> str:
-        """Give the sentence in English."""
-        return self.text % self.values if self.text else ""
-
-
-def marked(text: str) -> str:
-    """Mark a sentence for the catalogue."""
-    return text
-
-
-def late(row: Target, last: datetime | None, now: datetime) -> Wrong:
+def late(row: Target, last: datetime | None, now: datetime) -> Said:
     """Say what is wrong with the age of a target's newest backup."""
     since = last or row.created
     if now - since <= timedelta(minutes=row.rpo_minutes):
-        return Wrong()
+        return Said()
     values: dict[str, str | int] = {"hours": f"{(now - since) / timedelta(hours=1):.1f}", "minutes": row.rpo_minutes}
     if last:
-        return Wrong(
+        return Said(
             marked("The newest good backup is %(hours)s h old; at most %(minutes)s min were to be lost."), values
         )
-    return Wrong(
+    return Said(
         marked("No good backup in the %(hours)s h of this target; at most %(minutes)s min were to be lost."), values
     )
 

@@ -30,7 +30,7 @@ from opsdeck.api import (
     Verb,
     utcnow,
 )
-from opsdeck_cdn import book
+from opsdeck_cdn import book, naming
 from opsdeck_cdn.caddy import check_version
 from opsdeck_cdn.models import DebtRow, EdgeRow, NameRow, SetupRow, SiteRow
 from opsdeck_cdn.sites import DEFAULT_RULES, Origin, Rule, domain, slug
@@ -263,7 +263,7 @@ async def _remove_edge(run: JobRun, params: EdgeName) -> Receipt:
     run.log(
         f"{params.host} is no edge here any more; what serves on the host goes on until it is stopped there", "good"
     )
-    return {"edge": params.host}
+    return {"edge": params.host, "failed": await naming.announce(run)}
 
 
 class SetupParams(_Given):
@@ -329,6 +329,10 @@ def _touches_model(_params: BaseModel, _hosts: object) -> list[str]:
     return ["cdn:model"]
 
 
+def _touches_dns(_params: BaseModel, _hosts: object) -> list[str]:
+    return ["cdn:model", "cdn:dns"]
+
+
 site = Action(
     "site", "Add or change a site", "Names, origins and rules of a site; edges have it after the next deploy.",
     params=SiteParams, targets=Targets.CONSOLE, run=_site, plan=_plan_site, touches=_touches_model, timeout=60.0,
@@ -343,7 +347,7 @@ edge = Action(
 )  # fmt: skip
 remove_edge = Action(
     "remove_edge", "Remove an edge", "Take a host out of the edges and of DNS.",
-    params=EdgeName, risk=Risk.DESTROY, targets=Targets.CONSOLE, run=_remove_edge, touches=_touches_model, timeout=60.0,
+    params=EdgeName, risk=Risk.DESTROY, targets=Targets.CONSOLE, run=_remove_edge, touches=_touches_dns, timeout=900.0,
 )  # fmt: skip
 setup = Action(
     "setup", "Set up the CDN", "Certificates, DNS zone and Caddy: what is the same for all edges.",

@@ -162,6 +162,18 @@ def code(name: str, wait: int) -> None:
     sys.exit(_up(name, wait))
 
 
+@vpn.command("set")
+@click.argument("name")
+@click.option("--probe", help="HOST:PORT inside the office; '' for its first name server.")
+@click.option("--listen", help="Address of the SOCKS port on the host.")
+@click.option("--port", type=int, help="Its port.")
+def set_(name: str, probe: str | None, listen: str | None, port: int | None) -> None:
+    """Change where a tunnel is probed and where its port is; `up` brings the port there."""
+    from opsdeck_vpn.enrol import adjust
+
+    frame.with_deck(lambda deck: adjust(deck, name, frame.actor(), probe=probe, listen=listen, port=port))
+
+
 @vpn.command()
 @click.argument("name")
 def down(name: str) -> None:

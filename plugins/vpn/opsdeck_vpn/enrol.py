@@ -145,6 +145,35 @@ async def enrol(deck: Deck, wish: Wish, actor: Actor) -> Tunnel:
     return await tunnels.find(deck.db, wish.name)
 
 
+async def adjust(
+    deck: Deck, name: str, actor: Actor, *, probe: str | None = None, listen: str | None = None, port: int | None = None
+) -> Tunnel:
+    """Change where a tunnel is probed and where its port is; the next `up` brings the port there.
+
+    Raises `Invalid` with the field, `NotFound`, `Conflict` for a port in use.
+    """
+    tunnel = await tunnels.find(deck.db, name)
+    values: dict[str, str | int] = {}
+    if probe is not None:
+        check_probe(probe)
+        values["probe"] = probe
+    if listen is not None:
+        values["listen"] = check_listen(listen)
+    if port is not None:
+        if not 0 < port < 65536:
+            raise Invalid(f"{port} is no port.", field="port", hint="1 to 65535")
+        if any(
+            row.host == tunnel.host and row.port == port and row.name != name for row in await tunnels.every(deck.db)
+        ):
+            raise Conflict(f"port {port} is another tunnel's on {tunnel.host}.", field="port", hint="choose another")
+        values["port"] = port
+    if values:
+        before = {key: getattr(tunnel, key) for key in values}
+        await tunnels.change(deck.db, name, **values)
+        await deck.audit.record(actor, "vpn.tunnel.changed", f"tunnel:{name}", before=before, after=values)
+    return await tunnels.find(deck.db, name)
+
+
 async def give_code(deck: Deck, name: str, code: str, actor: Actor) -> None:
     """Hand a one-time code to whoever attends the tunnel. Raises `Invalid`, `NotFound`."""
     tunnel = await tunnels.find(deck.db, name)

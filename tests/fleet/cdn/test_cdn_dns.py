@@ -93,3 +93,23 @@ async def test_with_all_edges_down_an_answer_is_still_given(named: Any) -> None:
     for edge in EDGES:
         await book.change_edge(cdn.deck.db, edge, health="up")
     await cdn.good("dns")
+
+
+async def test_a_removed_edge_is_named_no_more(named: Any, wait_until: Any) -> None:
+    cdn = named
+    await cdn.good("remove_edge", host="cdn-e3")
+    try:
+
+        async def gone() -> bool:
+            return await led(cdn, "100.64.3.0/24") in (["cdn-e1"], ["cdn-e2"])
+
+        await wait_until(gone, 5)
+    finally:
+        await cdn.good("edge", host="cdn-e3")
+        await cdn.good("deploy")
+    await wait_until(lambda: led_to_own(cdn), 5)
+
+
+async def led_to_own(cdn: Any) -> bool:
+    """Tell whether every region is led to its own edge."""
+    return all([await led(cdn, client) == [edge] for client, edge in REGIONS.items()])

@@ -241,3 +241,47 @@ Endpoint = {office.host.address}:51820
     job = await gateway.run("leak_test", "wg")
     assert job.state == "succeeded", await gateway.said(job)
     assert gateway.sh("ls /tmp/owned 2>/dev/null") == ""
+
+
+async def test_a_server_that_moved_is_found_by_its_name(office: Office, gateway: Gateway) -> None:
+    office.open()
+    second = office.host.address.rpartition(".")[0] + ".250"
+    hosts = gateway.host.root / "etc/hosts"
+    before = hosts.read_text()
+    try:
+        hosts.write_text(f"{before}{office.host.address} vpn.corp.test\n")
+        profile = office.profile().replace(f"remote {office.host.address}", "remote vpn.corp.test")
+        tunnel = await gateway.take_in("office", profile)
+        assert (await gateway.run("up", "office")).state == "succeeded"
+        office.sh(f"ip address add {second}/22 dev host0")
+        drop = f"ip daddr {office.host.address} udp dport 1194 drop"
+        office.sh(
+            f"nft add table inet moved; nft 'add chain inet moved in {{ type filter hook input priority 0; {drop}; }}'"
+        )
+        hosts.write_text(f"{before}{second} vpn.corp.test\n")
+        async with gateway.watching():
+            await gateway.comes("office", lambda row: row.state in ("degraded", "reconnecting"), 40)
+            await gateway.comes("office", lambda row: row.state == "up", 60)
+        assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
+    finally:
+        hosts.write_text(before)
+        office.sh(f"nft delete table inet moved; ip address delete {second}/22 dev host0", check=False)
+
+
+async def test_a_path_on_which_large_packets_vanish(office: Office, gateway: Gateway) -> None:
+    office.open()
+    office.sh("head -c 300000 /dev/zero | tr '\\0' x > /srv/site/big; chmod 644 /srv/site/big")
+    hole = "udp dport 1194 meta length > 1280 drop; udp sport 1194 meta length > 1280 drop;"
+    chains = " ".join(f"chain {way} {{ type filter hook {way} priority 0; {hole} }};" for way in ("input", "output"))
+    try:
+        office.host.execute(["nft", "-f", "-"], stdin=f"table inet hole {{ {chains} }}\n")
+        tunnel = await gateway.take_in("office", office.profile())
+        assert (await gateway.run("up", "office")).state == "succeeded"
+        page = await gateway.curl(tunnel, "http://intra.corp.test/big", seconds=15)
+        assert len(page) == 300000
+        assert (await gateway.run("remove", "office")).state == "succeeded"
+        tunnel = await gateway.take_in("office", office.profile(extra="mssfix 0"))
+        await gateway.run("up", "office")
+        assert len(await gateway.curl(tunnel, "http://intra.corp.test/big", seconds=5)) < 300000
+    finally:
+        office.sh("nft delete table inet hole", check=False)

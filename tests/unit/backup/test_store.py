@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from opsdeck_backup import catalogue, health, watch
+from opsdeck_backup.models import Item
 from opsdeck_backup.stores import Store
 
 from opsdeck.actor import Actor, Door, Role
@@ -133,6 +134,14 @@ async def test_a_target_names_a_section_that_its_configuration_has(shelf):
     assert "[elsewhere]" in job.error
     with pytest.raises(Invalid):
         await shelf.plan("target", **RULED | {"key_secret": "", "name": "other"})
+
+
+async def test_a_run_that_was_ended_from_outside_does_not_count_as_running_for_ever(shelf):
+    now = utcnow()
+    for name in ("20260101T000000Z-0000000a", "20260101T000001Z-0000000b"):
+        await catalogue.begin(shelf.deck, Item(id=name, target="shop", chain=name, kind="full", started=now))
+    await catalogue.give_up(shelf.deck, "shop", but="20260101T000001Z-0000000b")
+    assert [item.state for item in await catalogue.items(shelf.deck, "shop")] == ["running", "failed"]
 
 
 async def test_the_watch_speaks_up_once_and_closes(shelf):

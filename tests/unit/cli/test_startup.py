@@ -18,10 +18,15 @@ enter()
 """
 
 
+SHELVED = "backup,cdn,search_sync,vpn"
+"""Plugins whose own tables come along when they are asked for their commands or named in a list."""
+
+
 def loaded(home: Path, *words: str) -> set[str]:
+    shelved = SHELVED if words[0] == "--help" or words[:2] == ("plugin", "list") else ""
     done = subprocess.run(
         [sys.executable, "-c", REPORT, *words],
-        env=os.environ | {"OPSDECK_HOME": str(home)},
+        env=os.environ | {"OPSDECK_HOME": str(home), "OPSDECK_DISABLED_PLUGINS": shelved},
         capture_output=True,
         text=True,
         check=True,

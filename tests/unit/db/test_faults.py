@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from pathlib import Path
 
@@ -137,3 +138,34 @@ async def test_a_broken_rule_is_not_called_unavailable(db: Database) -> None:
             session.add(User(name="ada"))
             await session.flush()
             session.add(User(name="ada"))
+
+
+async def test_writers_of_one_process_wait_in_line(tmp_path: Path) -> None:
+    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'line.db'}")
+    (tmp_path / "line.db").touch()
+    order: list[int] = []
+
+    async def write(number: int) -> None:
+        async with database.write() as session:
+            order.append(number)
+            await (await session.connection()).exec_driver_sql("SELECT 1")
+            await asyncio.sleep(0.01)
+
+    await asyncio.gather(*(write(number) for number in range(20)))
+    assert order == list(range(20))
+    await database.close()
+
+
+async def test_a_writer_within_a_writer_is_told_and_does_not_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("opsdeck.db.engine.BUSY_MS", 50)
+    database = Database(f"sqlite+aiosqlite:///{tmp_path / 'line.db'}")
+    (tmp_path / "line.db").touch()
+    async with database.write():
+        with pytest.raises(Unavailable, match="locked by another writer of this process"):
+            async with database.write():
+                raise AssertionError("not reached")
+    async with database.write() as session:
+        await (await session.connection()).exec_driver_sql("SELECT 1")
+    await database.close()

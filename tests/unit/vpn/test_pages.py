@@ -78,6 +78,23 @@ async def test_rules_are_refused_with_their_line_and_the_list_stays(visit: Any, 
     assert [rule.value for rule in await book.rules(visit.deck)] == ["corp.test"]
 
 
+async def test_the_door_is_moved_and_never_to_every_address(visit: Any, tunnel: Any) -> None:
+    await visit.log_in("operator")
+    path = "/p/vpn/tunnels/office/set"
+    assert (await visit.post(path, listen="192.0.2.7", port="1090", probe="intra.corp.test:80"))[0] == 303
+    row = await tunnels.find(visit.deck.db, "office")
+    assert (row.listen, row.port, row.probe) == ("192.0.2.7", 1090, "intra.corp.test:80")
+    for listen, port, probe in (
+        ("::", "1090", ""),
+        ("192.0.2.7", "0", ""),
+        ("192.0.2.7", "x", ""),
+        ("a", "1", ""),
+        ("::1", "1", "x"),
+    ):
+        assert (await visit.post(path, listen=listen, port=port, probe=probe))[0] == 422
+    assert (await tunnels.find(visit.deck.db, "office")).port == 1090
+
+
 async def test_what_the_office_pushed_becomes_rules_once(visit: Any, tunnel: Any) -> None:
     await book.set_rules(visit.deck, "cidr 10.78.0.0/16 reject", SYSTEM)
     for _ in range(2):

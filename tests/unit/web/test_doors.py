@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from litestar import get
+from litestar.response import Template
 from litestar.testing import AsyncTestClient
 from opsdeck_web.app import make_app
 from opsdeck_web.security import SAFE_METHODS, local_path
@@ -226,12 +227,16 @@ async def test_a_limited_token_sees_nothing_but_its_own(visit: Any) -> None:
     assert cancel.status_code == 403
 
 
-async def test_a_plugins_page_that_fails_names_it_and_harms_nobody(deck: Any) -> None:
+async def test_a_plugins_page_that_fails_names_it_and_harms_nobody(deck: Any, caplog: Any) -> None:
     @get("/boom", sync_to_thread=False)
     def boom() -> str:
         raise RuntimeError("kaput")
 
-    deck.plugins.manifests["shaky"] = Manifest("shaky", "1", API, "opsdeck_no_such_package", routes=(boom,))
+    @get("/gone", sync_to_thread=False)
+    def gone() -> Template:
+        return Template("shaky/nowhere.html")
+
+    deck.plugins.manifests["shaky"] = Manifest("shaky", "1", API, "opsdeck_no_such_package", routes=(boom, gone))
     deck.plugins.manifests["worse"] = Manifest("worse", "1", API, "opsdeck_no_such_package", routes=(object(),))
     async with AsyncTestClient(make_app(deck), raise_server_exceptions=False) as client:
         text = (await client.get("/login")).text
@@ -241,5 +246,8 @@ async def test_a_plugins_page_that_fails_names_it_and_harms_nobody(deck: Any) ->
         answer = await client.get("/p/shaky/boom")
         assert answer.status_code == 500
         assert "shaky" in answer.text and "RuntimeError" in answer.text and "kaput" not in answer.text
+        answer = await client.get("/p/shaky/gone")
+        assert answer.status_code == 500
+        assert "shaky" in answer.text and "nowhere.html" in caplog.text
         assert (await client.get("/")).status_code == 200
         assert any(fault.plugin == "worse" for fault in deck.plugins.faults)

@@ -216,6 +216,8 @@ def _to_origin(site: Site, *, mark: bool = False) -> Node:
         "transport": transport,
         "load_balancing": {"selection_policy": {"policy": "first"}},
         "headers": {"response": {"delete": ["X-Edge"]}},
+        # Without it a reload would cut every WebSocket at once.
+        "stream_close_delay": "5m",
     }
     if len(site.origins) > 1:
         made["load_balancing"] |= {"try_duration": "8s", "try_interval": "100ms"}

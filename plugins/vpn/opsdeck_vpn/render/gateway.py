@@ -11,6 +11,7 @@ from opsdeck.api import File, Sensitive
 
 FOLDER = "/etc/opsdeck/vpn"
 SOCKS_USER = "office"
+_SIZED = frozenset(("mssfix", "fragment", "tun-mtu", "link-mtu"))
 PACKAGES = {"openvpn": ("openvpn", "microsocks"), "wireguard": ("wireguard-go", "wireguard-tools", "microsocks")}
 
 
@@ -78,6 +79,9 @@ def client_conf(gateway: Gateway) -> str:
         "connect-retry 1 30",
         "connect-timeout 20",
     ]
+    if not _SIZED & {line.split(" ", 1)[0] for line in gateway.profile.reveal().splitlines()}:
+        # Small enough for any path of IPv6: where large packets vanish, pages would hang while pings go through.
+        lines.append("mssfix 1250 mtu")
     if gateway.login:
         lines += ["auth-user-pass", "management-hold", "management-query-passwords"]
     return "\n".join([*lines, "", gateway.profile.reveal()])

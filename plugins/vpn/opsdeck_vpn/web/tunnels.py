@@ -15,7 +15,7 @@ from sqlmodel import col, select
 
 from opsdeck.api import Deck, Invalid, OpsDeckError, Sensitive, Submission
 from opsdeck_vpn import book, tunnels
-from opsdeck_vpn.enrol import Wish, enrol, give_code
+from opsdeck_vpn.enrol import Wish, adjust, enrol, give_code
 from opsdeck_vpn.models import Proof
 from opsdeck_vpn.web.pages import may_change, page
 
@@ -75,6 +75,22 @@ async def code(
     """Take the one-time code that the office asks for."""
     may_change(visitor)
     await give_code(deck, name, str((await request.form()).get("code") or ""), visitor.actor)
+    return Redirect(f"/p/vpn/tunnels/{name}", status_code=303)
+
+
+@post("/tunnels/{name:str}/set")
+async def change(
+    request: HTMXRequest, deck: NamedDependency[Deck], visitor: NamedDependency[Any], name: FromPath[str]
+) -> Response[Any]:
+    """Change where a tunnel is probed and where its port is."""
+    may_change(visitor)
+    given = {key: str(text).strip() for key, text in (await request.form()).items() if isinstance(text, str)}
+    port = given.get("port", "")
+    if not port.isdigit():
+        raise Invalid(f"{port[:20]!r} is no port.", field="port", hint="1 to 65535")
+    await adjust(
+        deck, name, visitor.actor, probe=given.get("probe", ""), listen=given.get("listen", ""), port=int(port)
+    )
     return Redirect(f"/p/vpn/tunnels/{name}", status_code=303)
 
 
@@ -142,4 +158,4 @@ async def _text(file: UploadFile) -> str:
         raise Invalid(f"{file.filename[:60]!r} is not text.", field="profile", hint="give PEM files") from None
 
 
-routes = (show, one, do, code, form, take_in)
+routes = (show, one, do, code, change, form, take_in)

@@ -1,0 +1,137 @@
+"""What is said of edges, certificates and DNS, from rows alone; and which edges may be named."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opsdeck_cdn import book, doctor, naming, plugin, sight
+from opsdeck_cdn.models import TrafficRow
+from opsdeck_cdn.sites import Life
+from opsdeck_cdn.web.views import edge_line, site_line
+
+from opsdeck.actor import Actor, Door, Role
+from opsdeck.builtin import plugin as core_plugin
+from opsdeck.db import Database, migrate
+from opsdeck.deck import Deck
+from opsdeck.inventory.models import Host
+from opsdeck.jobs.jobs import Submission
+from opsdeck.plugins import Plugins
+from opsdeck.secrets.keyring import Keyring
+from opsdeck.settings import Settings
+
+BOSS = Actor("boss@cli", Role.ADMIN, Door.CLI, stepped_up=True)
+
+
+@pytest.fixture
+async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
+    """Give a deck with two hosts that are edges of one site; nothing is deployed."""
+    plugins = Plugins()
+    plugins.add("core", core_plugin)
+    plugins.add("cdn", plugin)
+    settings = Settings(home=tmp_path / "deck")
+    settings.home.mkdir(mode=0o700)
+    Keyring.create(settings.key_file)
+    database = Database(settings.url)
+    await migrate.upgrade(database, plugins)
+    await database.close()
+    async with Deck.open(settings, plugins=plugins, kind="server") as deck:
+        async with deck.db.write() as session:
+            for number in (1, 2):
+                session.add(Host(name=f"e{number}", address=f"192.0.2.{number}", latitude=1.0, longitude=2.0))
+        await do(deck, "site", name="s", names=["a.test"], origins=["http://192.0.2.9"])
+        for number in (1, 2):
+            await do(deck, "edge", host=f"e{number}")
+        yield deck
+
+
+async def do(deck: Deck, action: str, **params: Any) -> Any:
+    job = await deck.jobs.run(Submission("cdn", action, params, confirm=action), BOSS)
+    assert job.state == "succeeded", job.error
+    return job.receipt
+
+
+async def said(deck: Deck) -> dict[str, tuple[str, str]]:
+    return {item.subject: (item.state, item.text) for item in await doctor.findings(deck)}
+
+
+async def test_each_state_of_an_edge_is_said(deck):
+    assert (await said(deck))["edge e1"] == ("attention", "not deployed yet")
+    life = Life(datetime.now(UTC) - timedelta(days=1), datetime.now(UTC) + timedelta(days=89))
+    for host in ("e1", "e2"):
+        await book.deployed(deck.db, host, "g", {}, {"a.test": life})
+    assert (await said(deck))["edge e1"] == ("ok", "serves")
+    await book.change_edge(deck.db, "e1", health="down", health_text="it is gone")
+    assert (await said(deck))["edge e1"] == ("broken", "it is gone")
+    await book.change_edge(deck.db, "e1", health="up", drained=True)
+    assert (await said(deck))["edge e1"] == ("attention", "drained")
+    await book.change_edge(deck.db, "e1", drained=False)
+    debt = book.Debt("e1", "s", "url", "a.test/x")
+    await book.owe(deck.db, [debt, debt])
+    await book.owe(deck.db, [debt])
+    assert await book.owed(deck.db, "e1") == (debt,)
+    assert "owes purges" in (await said(deck))["edge e1"][1]
+    await book.paid(deck.db, [debt])
+    assert (await said(deck))["edge e1"] == ("ok", "serves")
+
+
+async def test_a_certificate_that_was_not_renewed_is_said(deck):
+    now = datetime.now(UTC)
+    await book.deployed(deck.db, "e1", "g", {}, {"a.test": Life(now - timedelta(days=80), now + timedelta(days=10))})
+    state, text = (await said(deck))["certificate a.test"]
+    assert (state, "was not renewed on e1" in text) == ("attention", True)
+    await book.deployed(deck.db, "e1", "g", {}, {"a.test": Life(now - timedelta(days=91), now - timedelta(days=1))})
+    assert (await said(deck))["certificate a.test"] == ("broken", "has ended on e1")
+    model = await book.load(deck.db)
+    assert site_line(model, model.sites[0]).state == ("broken", "certificate ends")
+
+
+async def test_who_may_be_named(deck):
+    model = await book.load(deck.db)
+    assert naming.up(model) == frozenset()
+    assert naming.up(model, "e1") == {"e1"}
+    for host in ("e1", "e2"):
+        await book.deployed(deck.db, host, "g", {}, {})
+    assert naming.up(await book.load(deck.db)) == {"e1", "e2"}
+    await book.change_edge(deck.db, "e1", health="down")
+    model = await book.load(deck.db)
+    assert naming.up(model) == {"e2"}
+    assert [edge_line(model, edge, 0).named for edge in model.edges] == [False, True]
+    await book.change_edge(deck.db, "e2", health="down")
+    assert naming.up(await book.load(deck.db)) == {"e1", "e2"}
+
+
+async def test_the_last_edge_that_serves_is_not_drained(deck):
+    for host in ("e1", "e2"):
+        await book.deployed(deck.db, host, "g", {}, {})
+    assert (await do(deck, "drain", host="e1"))["drained"]
+    job = await deck.jobs.run(Submission("cdn", "drain", {"host": "e2"}), BOSS)
+    assert "last edge that serves" in job.error
+    assert not (await do(deck, "drain", host="e1", back=True))["drained"]
+
+
+async def test_the_card_of_a_host_and_the_sums_of_a_day(deck):
+    host = await deck.inventory.get("e1")
+    (card,) = await doctor.cards(deck, host)
+    assert (card.state, card.link) == ("idle", "/p/cdn/edges/e1")
+    assert await doctor.cards(deck, Host(name="other", address="x")) == ()
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    async with deck.db.write() as session:
+        for cache, status, count in (("HIT", 2, 6), ("MISS", 2, 2), ("DYNAMIC", 5, 3)):
+            session.add(
+                TrafficRow(site="s", edge="e1", hour=hour, cache=cache, status=status, requests=count, bytes=10)
+            )
+        old = hour - timedelta(hours=30)
+        session.add(TrafficRow(site="s", edge="e1", hour=old, cache="HIT", status=2, requests=9, bytes=10))
+    found = await sight.traffic(deck.db, site="s")
+    assert (found.requests, found.bytes, found.hit_ratio, found.faults) == (11, 30, 0.75, 3)
+    assert (found.by_hour[-1], found.hits_by_hour[-1], found.hits_by_hour[0]) == (11.0, 0.75, None)
+
+
+async def test_a_site_that_goes_takes_its_names_with_it(deck):
+    await do(deck, "remove_site", name="s")
+    await do(deck, "site", name="t", names=["a.test"], origins=["http://192.0.2.9"])
+    assert [site.name for site in (await book.load(deck.db)).sites] == ["t"]
