@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opsdeck.api import Refused, Unavailable, utcnow
 from opsdeck_search_sync import ledger
@@ -102,10 +102,15 @@ class Lane:
         position = await self.reader.begin()
         estimate = await self.reader.estimate()
         await ledger.move(
-            self._db, generation, self._fence, phase=Phase.COPYING, position=position, cursor=None, copied=0,
-            estimate=estimate,
+            self._db, generation, self._fence, mapping=self._frozen(), phase=Phase.COPYING, position=position,
+            cursor=None, copied=0, estimate=estimate,
         )  # fmt: skip
         self._position = position
+
+    def _frozen(self) -> dict[str, Any]:
+        """Give the mapping with its columns by name: one that goes later must be missed, not left out in silence."""
+        assert self._mapper is not None  # noqa: S101 - made by `run`
+        return self._rules.frozen(self._mapper.rules).model_dump(mode="json", by_alias=True)
 
     async def _copy(self) -> None:
         mapper = self._mapper

@@ -130,6 +130,13 @@ class MappingRules(BaseModel):
             found |= {self.geo.lat, self.geo.lng, self.geo.point} - {""}
         return found
 
+    def frozen(self, rules: Iterable[tuple[str, str, Cast | None]]) -> MappingRules:
+        """Give the same mapping with every field named."""
+        fields = [
+            FieldRule(column=column, name=name if name != column else "", cast=how) for column, name, how in rules
+        ]
+        return self.model_copy(update={"fields": fields, "leave_out": []})
+
 
 class Mapper:
     """Makes documents of the rows of one table. Raises `Invalid` for a mapping that does not fit its columns."""

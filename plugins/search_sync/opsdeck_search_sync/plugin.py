@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from opsdeck.api import API, Deck, Finding, Manifest, NavItem, SecretKind, hookimpl
-from opsdeck_search_sync.actions import ACTIONS
-from opsdeck_search_sync.models import DeadLetter, Generation, Instance, Minute, Reading, Source, Sync
-from opsdeck_search_sync.stream import stream
-from opsdeck_search_sync.web.pages import routes
 
 
 @hookimpl
 def opsdeck_manifest() -> Manifest:
     """Say what the plugin brings."""
+    from opsdeck_search_sync.actions import ACTIONS
+    from opsdeck_search_sync.models import DeadLetter, Generation, Instance, Minute, Reading, Source, Sync
+    from opsdeck_search_sync.stream import stream
+    from opsdeck_search_sync.web.pages import routes
+
     return Manifest(
         name="search_sync",
         version="1.0",

@@ -99,6 +99,16 @@ def per_minute(rows: tuple[Minute, ...]) -> list[float]:
     return [float(found.get(now - timedelta(minutes=back), 0)) for back in range(HOUR - 1, -1, -1)]
 
 
+def differs(live: Generation, sync: Sync) -> bool:
+    """Tell whether a sync's definition was changed since its index was made; one that names no columns takes all."""
+    made, wanted = dict(live.mapping), dict(sync.mapping)
+    if not wanted.get("fields"):
+        for mapping in (made, wanted):
+            mapping.pop("fields", None)
+            mapping.pop("leave_out", None)
+    return (made, live.settings) != (wanted, sync.settings)
+
+
 @get("/syncs/{name:str}")
 async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[str]) -> Response[Any]:
     """Show one sync."""
@@ -109,10 +119,7 @@ async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[
     counts = (await ledger.dead_counts(deck.db)).get(name, 0)
     minutes = await ledger.minutes(deck.db, name, utcnow() - timedelta(minutes=HOUR))
     written, removed = sum(row.written for row in minutes), sum(row.removed for row in minutes)
-    stale = whole.live is not None and (whole.live.mapping, whole.live.settings) != (
-        whole.sync.mapping,
-        whole.sync.settings,
-    )
+    stale = whole.live is not None and differs(whole.live, whole.sync)
     return _page(
         request,
         "sync",
