@@ -83,7 +83,7 @@ class Stream:
             await self._problem(
                 Refused(
                     f"the server behind {source.name} is another one ({found}, was {source.identity}).",
-                    hint="point the source back, or run source_trust for it and rebuild",
+                    hint="point the source back, or drop its syncs, save the source again and make them anew",
                 )
             )
             raise Refused(f"the server behind {source.name} is another one.")
