@@ -103,6 +103,9 @@ class Action:
             raise ValueError(f"action {self.name}: give either step or run")
         if self.step is not None and self.targets is not Targets.HOSTS:
             raise ValueError(f"action {self.name}: step works on hosts, so targets must be hosts")
+        for name, part in self.params.model_fields.items():
+            if str(part.alias or name).startswith("_"):
+                raise ValueError(f"action {self.name}: parameter {part.alias!r} begins with _, which forms keep")
 
 
 @dataclass(frozen=True)

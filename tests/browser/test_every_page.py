@@ -32,7 +32,7 @@ PAGES = (
     "/schedules",
     "/schedules/facts-hourly",
     "/schedules/add",
-    "/schedules/add?plugin=core&action=command",
+    "/schedules/add?_plugin=core&_action=command",
     "/audit",
     "/secrets",
     "/people",

@@ -132,7 +132,7 @@ def test_a_host_is_added_and_its_key_approved_by_comparing(admin: Any, console: 
 
 
 def test_a_schedule_is_previewed_kept_paused_and_removed(admin: Any, console: Any) -> None:
-    admin.goto("/schedules/add?plugin=core&action=command&selector=all")
+    admin.goto("/schedules/add?_plugin=core&_action=command&_selector=all")
     admin.get_by_label("Name of the schedule").fill("nightly")
     admin.get_by_label("Command", exact=False).first.fill("uptime")
     admin.get_by_label("Cron rule").fill("30 2 * * *")

@@ -1,9 +1,14 @@
-"""The form made of an action's parameters: what its fields show, and what a sent one says."""
+"""The form made of an action's parameters: what its fields show, and what a sent one says.
+
+Beside the parameters such a form asks what the console itself must know: which hosts, when, consent, a password. The
+names of these fields begin with `_`, which no parameter's name does (`Action` sees to it), so that the two never meet,
+in a form, in the query that fills it, or in the errors shown at its fields.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from opsdeck.deck import Deck
@@ -14,19 +19,30 @@ from opsdeck.manifest import Action, Targets
 
 
 async def form_of(
-    deck: Deck, plugin: str, action: Action, given: Mapping[str, Any], fault: OpsDeckError | None
+    deck: Deck,
+    plugin: str,
+    action: Action,
+    given: Mapping[str, Any],
+    fault: OpsDeckError | None,
+    asked: Collection[str],
 ) -> dict[str, Any]:
-    """Give what a page needs to show the form: the fields with what was given, the faults at them, names to offer."""
+    """Give what a page needs to show the form: the fields with what was given, the faults at them, names to offer.
+
+    `asked` names, without the `_`, what the page asks beside the parameters. A fault at a field that the page does not
+    show is none of its `faults`: the page tells it as a whole.
+    """
     known = params.fields(action.params)
+    places = {field.name for field in known} | {f"_{name}" for name in asked}
+    faults = {name: text for name, text in faults_of(fault, asked).items() if name in places}
     return {
         "plugin": plugin,
         "action": action,
         "fields": known,
         "own": own_fields(action, known),
-        "touched": set(given) | set(faults_of(fault)),
+        "touched": set(given) | set(faults),
         "values": {field.name: shown(field, given.get(field.name)) for field in known},
         "fault": fault,
-        "faults": faults_of(fault),
+        "faults": faults,
         "on_hosts": action.targets is Targets.HOSTS,
         "hosts": [host.name for host in await deck.inventory.list()],
         "secret_names": await deck.secrets.names() if any(field.kind is FieldKind.SECRET for field in known) else (),
@@ -52,11 +68,13 @@ def shown(field: FormField, given: Any) -> Any:
     return "" if value is None else str(value)
 
 
-def faults_of(fault: OpsDeckError | None) -> dict[str, str]:
-    """Give the faults by field."""
+def faults_of(fault: OpsDeckError | None, asked: Collection[str] = ()) -> dict[str, str]:
+    """Give the faults by field. What the action's model refuses is a parameter; else `asked` goes before."""
     if isinstance(fault, InvalidParams):
         return {error.field.split(".")[0]: error.message for error in fault.errors}
-    return {fault.field: fault.message} if fault is not None and fault.field else {}
+    if fault is None or not fault.field:
+        return {}
+    return {f"_{fault.field}" if fault.field in asked else fault.field: fault.message}
 
 
 def raw_of(action: Action, form: Any) -> dict[str, Any]:

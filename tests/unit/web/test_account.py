@@ -43,7 +43,7 @@ async def test_a_token_is_shown_once_and_works(visit: Any) -> None:
 async def test_a_token_asks_for_a_fresh_proof(visit: Any) -> None:
     await visit.log_in()
     await stale(visit)
-    answer = await send(visit, "/account/tokens", name="ci", role="viewer", days="7", proof="wrong")
+    answer = await send(visit, "/account/tokens", name="ci", role="viewer", days="7", _proof="wrong")
     assert answer.status_code >= 400
     assert "opd_" not in answer.text
     assert await visit.deck.accounts.tokens.list("admin") == ()
@@ -69,12 +69,12 @@ async def test_the_second_factor_is_set_up_and_then_asked_for(visit: Any) -> Non
 
 async def test_a_password_change_proves_the_old_one_and_ends_other_logins(visit: Any) -> None:
     await visit.log_in()
-    bad = await send(visit, "/account/password", proof="wrong", new="a new long password", again="a new long password")
+    bad = await send(visit, "/account/password", _proof="wrong", new="a new long password", again="a new long password")
     assert bad.status_code >= 400
-    differ = await send(visit, "/account/password", proof=PASSWORD, new="a new long password", again="another")
+    differ = await send(visit, "/account/password", _proof=PASSWORD, new="a new long password", again="another")
     assert differ.status_code == 422
     good = await send(
-        visit, "/account/password", proof=PASSWORD, new="a new long password", again="a new long password"
+        visit, "/account/password", _proof=PASSWORD, new="a new long password", again="a new long password"
     )
     assert good.status_code == 303
     assert (await visit.client.get("/account", follow_redirects=False)).status_code == 200

@@ -119,9 +119,9 @@ async def test_a_viewer_looks_and_changes_nothing(visit: Any) -> None:
     assert await visit.post("/hosts/web1/edit", notes="x") == 403
     assert await visit.post("/hosts/web1/remove", confirm="web1") == 403
     assert await visit.post("/secrets", name="abc", value="long enough", kind="text") == 403
-    assert await visit.post("/actions/core/command", selector="all", command="id", step="run") == 403
-    assert await visit.post("/schedules/add", plugin="core", action="command", name="n", cron="0 0 * * *",
-                            selector="all", command="id") == 403  # fmt: skip
+    assert await visit.post("/actions/core/command", _selector="all", command="id", _step="run") == 403
+    assert await visit.post("/schedules/add", _plugin="core", _action="command", _name="n", _cron="0 0 * * *",
+                            _selector="all", command="id") == 403  # fmt: skip
     assert (await visit.client.get("/people")).status_code == 403
     assert await visit.post("/people", name="x", role="admin") == 403
     assert [host.notes for host in await visit.deck.inventory.list()] == [""]

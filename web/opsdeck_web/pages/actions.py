@@ -18,14 +18,12 @@ from opsdeck.jobs import consent, params
 from opsdeck.jobs.jobs import Submission
 from opsdeck.jobs.params import FieldKind
 from opsdeck.jobs.targets import hosts_for
-from opsdeck.manifest import Action, Risk
+from opsdeck.manifest import Action, Risk, Targets
 from opsdeck.plan import Plan
 from opsdeck_web.forms import faults_of, form_of, raw_of
 from opsdeck_web.pages.login import asks_code, prove
 from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
-
-OWN = frozenset({"_csrf_token", "selector", "confirm", "proof", "code", "step"})
 
 
 @get("/actions")
@@ -48,10 +46,10 @@ async def form(
     plugin: FromPath[str],
     name: FromPath[str],
 ) -> Response[Any]:
-    """Show an action's form; `?on=` names hosts, other parameters fill fields."""
+    """Show an action's form; the query fills its fields, each under the field's name."""
     action = deck.plugins.action(plugin, name)
-    given = {key: text for key, text in request.query_params.items() if key != "on"}
-    return await _form(request, deck, visitor, plugin, action, request.query_params.get("on", ""), given)
+    sent = request.query_params
+    return await _form(request, deck, visitor, plugin, action, sent.get("_selector", ""), sent)
 
 
 async def _form(
@@ -68,7 +66,7 @@ async def _form(
         request,
         "pages/action.html",
         status=fault.status if fault else 200,
-        **await form_of(deck, plugin, action, given, fault),
+        **await form_of(deck, plugin, action, given, fault, {"selector"} if action.targets is Targets.HOSTS else ()),
         selector=selector,
         allowed=may(visitor, action.risk),
     )
@@ -82,20 +80,19 @@ async def run(
     plugin: FromPath[str],
     name: FromPath[str],
 ) -> Response[Any]:
-    """Show what the action would do and ask for consent, or (`step=run`) do it as a job."""
+    """Show what the action would do and ask for consent, or (`_step=run`) do it as a job."""
     action = deck.plugins.action(plugin, name)
     sent = await request.form()
-    selector = str(sent.get("selector") or "").strip()
-    given = {key: sent[key] for key in sent if key not in OWN}
+    selector = str(sent.get("_selector") or "").strip()
     try:
-        if sent.get("step") == "run":
+        if sent.get("_step") == "run":
             return await _run(request, deck, visitor, plugin, action, selector, sent)
         return await _look(request, deck, visitor, plugin, action, selector, sent)
     except (Invalid, NotFound, Refused) as fault:
         if request.htmx:
             return page(request, "pages/action_plan.html", "fault", status=fault.status, fault=fault,
                         faults=faults_of(fault))  # fmt: skip
-        return await _form(request, deck, visitor, plugin, action, selector, given, fault)
+        return await _form(request, deck, visitor, plugin, action, selector, sent, fault)
 
 
 async def _look(
@@ -139,8 +136,10 @@ async def _run(
 ) -> Response[Any]:
     if action.risk is Risk.DESTROY and not visitor.stepped_up:
         visitor = await prove(deck, visitor, sent)
-    submission = Submission(plugin, action.name, raw_of(action, sent), selector, str(sent.get("confirm") or "") or None)
-    job = await deck.jobs.submit(submission, visitor.actor)
+    confirm = str(sent.get("_confirm") or "") or None
+    job = await deck.jobs.submit(
+        Submission(plugin, action.name, raw_of(action, sent), selector, confirm), visitor.actor
+    )
     target = f"/jobs/{job.id}"
     return ClientRedirect(redirect_to=target) if request.htmx else Redirect(target, status_code=303)
 

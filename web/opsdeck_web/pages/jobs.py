@@ -271,9 +271,9 @@ async def retry(
 ) -> Response[Any]:
     """Run a job again with the same parameters, on all its hosts or on the failed ones."""
     sent = await request.form()
-    if sent.get("proof"):
+    if sent.get("_proof") or sent.get("_code"):
         visitor = await prove(deck, visitor, sent)
-    confirm = str(sent.get("confirm") or "") or None
+    confirm = str(sent.get("_confirm") or "") or None
     job = await deck.jobs.retry(number, visitor.actor, failed_only=sent.get("which") == "failed", confirm=confirm)
     return Redirect(f"/jobs/{job.id}", status_code=303)
 

@@ -94,7 +94,7 @@ def asks_code(visitor: Visitor) -> bool:
 
 async def prove(deck: Deck, visitor: Visitor, form: Mapping[str, Any]) -> Visitor:
     """Check the person's code, or else their password, once more; give the visitor as stepped up. Raises `Refused`."""
-    password, code = str(form.get("proof") or ""), str(form.get("code") or "").replace(" ", "")
+    password, code = str(form.get("_proof") or ""), str(form.get("_code") or "").replace(" ", "")
     await deck.accounts.prove(visitor.name, password=password, code=code, source=visitor.source)
     return await identity.step_up(deck, visitor)
 

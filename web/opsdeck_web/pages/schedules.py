@@ -26,6 +26,8 @@ from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
 
 BLANK = {"name": "", "selector": "", "cron": "", "every": "", "time_zone": "UTC", "misfire": "once", "overlap": "skip"}
+"""What the form asks beside the action's parameters, each in a field with `_` before its name."""
+ASKED = frozenset({*BLANK, "every_seconds", "confirm"})
 
 
 @get("/schedules")
@@ -60,8 +62,9 @@ async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[
 
 @get("/schedules/add")
 async def choose(request: HTMXRequest, deck: NamedDependency[Deck], visitor: NamedDependency[Visitor]) -> Response[Any]:
-    """Choose what is to recur, or show the form for it."""
-    plugin, name = request.query_params.get("plugin", ""), request.query_params.get("action", "")
+    """Choose what is to recur (`?_plugin=&_action=`), or show its form, its fields filled by the rest of the query."""
+    sent = request.query_params
+    plugin, name = sent.get("_plugin", ""), sent.get("_action", "")
     if not plugin or not name:
         offered = [
             (manifest.name, action)
@@ -70,8 +73,7 @@ async def choose(request: HTMXRequest, deck: NamedDependency[Deck], visitor: Nam
             if may(visitor, action.risk)
         ]
         return page(request, "pages/schedule_choose.html", offered=offered)
-    given = {"selector": request.query_params.get("selector", ""), "time_zone": formatting.zone.get()}
-    return await form(request, deck, plugin, name, given, None)
+    return await form(request, deck, plugin, name, {"_time_zone": formatting.zone.get()} | dict(sent), None)
 
 
 async def form(
@@ -82,14 +84,14 @@ async def form(
         request,
         "pages/schedule_form.html",
         status=fault.status if fault else 200,
-        **await form_of(deck, plugin, deck.plugins.action(plugin, name), given, fault),
-        given=BLANK | given,
+        **await form_of(deck, plugin, deck.plugins.action(plugin, name), given, fault, ASKED),
+        given={f"_{key}": blank for key, blank in BLANK.items()} | given,
     )
 
 
 def read(plugin: str, name: str, sent: Any, raw: dict[str, Any], confirm: str | None) -> ScheduleIn:
     """Make a schedule of the form. Raises `Invalid` with the field."""
-    text = {key: str(sent.get(key) or blank).strip() for key, blank in BLANK.items()}
+    text = {key: str(sent.get(f"_{key}") or blank).strip() for key, blank in BLANK.items()}
     every = text.pop("every")
     told = {"plugin": plugin, "action": name, "params": raw, "confirm": confirm}
     return checked(ScheduleIn, text | told | {"every_seconds": seconds(every) if every else None})
@@ -97,17 +99,17 @@ def read(plugin: str, name: str, sent: Any, raw: dict[str, Any], confirm: str | 
 
 @post("/schedules/add")
 async def add(request: HTMXRequest, deck: NamedDependency[Deck], visitor: NamedDependency[Visitor]) -> Response[Any]:
-    """Preview the next five times (`step=preview`), or keep the schedule."""
+    """Preview the next five times (`_step=preview`), or keep the schedule."""
     sent = await request.form()
-    plugin, name = str(sent.get("plugin") or ""), str(sent.get("action") or "")
+    plugin, name = str(sent.get("_plugin") or ""), str(sent.get("_action") or "")
     action = deck.plugins.action(plugin, name)
     try:
         raw = raw_of(action, sent)
         params.parse(plugin, action, raw)
-        hosts = await hosts_for(deck.inventory, action, str(sent.get("selector") or ""))
+        hosts = await hosts_for(deck.inventory, action, str(sent.get("_selector") or ""))
         word = consent.expected(action, hosts) or ""
-        schedule = read(plugin, name, sent, raw, str(sent.get("confirm") or "") or None)
-        if sent.get("step") == "preview":
+        schedule = read(plugin, name, sent, raw, str(sent.get("_confirm") or "") or None)
+        if sent.get("_step") == "preview":
             runs = await coming(deck, schedule, 5)
             return page(
                 request, "pages/schedule_form.html", "preview", runs=runs, fault=None, hosts_now=hosts, word=word
