@@ -72,6 +72,7 @@ class Sampler:
     _queue: list[tuple[float, str]] = field(default_factory=list)
     _outcomes: list[Outcome] = field(default_factory=list)
     _alarms: set[str] = field(default_factory=set)
+    _doubted: set[str] = field(default_factory=set)
     _full: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def run(self) -> None:
@@ -89,6 +90,7 @@ class Sampler:
 
     async def refresh(self) -> None:
         """Read the fleet again: hosts that came, went or changed, credentials and pins that are others now."""
+        await self._doubt()
         hosts = {host.name: host for host in await self.deck.inventory.list()}
         versions = await self.deck.endpoints.versions()
         for name in self.targets.keys() - hosts.keys():
@@ -114,6 +116,16 @@ class Sampler:
             for name in unpinned
             if hosts[name].reach == Reach.UNKNOWN
         )
+
+    async def _doubt(self) -> None:
+        """Let go of connections to hosts that showed somebody another key: one from before would answer as if all was
+        well. The next poll dials, and sees what the host shows now."""
+        found = {
+            incident.host for incident in await self.deck.incidents.open_now() if incident.key.startswith("host-key:")
+        }
+        for name in found - self._doubted:
+            self.deck.ssh.drop(name)
+        self._doubted = found
 
     def _stale(self, name: str, version: tuple[object, ...]) -> bool:
         return name not in self.targets or self.targets[name].version != version

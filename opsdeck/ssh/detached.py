@@ -92,12 +92,16 @@ echo "$r"; echo "$s"; echo "$g"; echo "$h"; stat -c %s "$d/log"
 exit 0"""
 )
 
-# $1 unit, $2 the first byte wanted, counted from 1.
+# $1 unit, $2 the first byte wanted, counted from 1. `tail --pid` takes a keeper that has ended and that nobody reaps
+# (process 1 of many containers) for one that runs; so it watches a child of ours, which ends with the keeper and is reaped.
 _FOLLOW = (
     _PLACE
     + _RUNNING
     + """[ -d "$d" ] || exit 44
-if [ ! -s "$d/status" ] && running; then exec tail -c +"$2" -s 0.2 --pid="$kp" -f "$d/log"
+if [ ! -s "$d/status" ] && running; then
+  while running; do sleep 0.5; done & w=$!
+  tail -c +"$2" -s 0.2 --pid="$w" -f "$d/log" & wait "$!"; r=$?
+  kill "$w" 2>/dev/null; [ "$r" -le 128 ] || kill -"$((r - 128))" "$$"; exit "$r"
 else exec tail -c +"$2" "$d/log"; fi"""
 )
 

@@ -96,6 +96,20 @@ async def test_a_changed_key_is_an_incident_once(deck: Deck, pinned: PlayHosts) 
     assert (incident.key, incident.count) == ("host-key:web1", 1)
 
 
+async def test_a_key_that_somebody_else_saw_change_is_not_hidden_by_an_older_connection(
+    deck: Deck, pinned: PlayHosts
+) -> None:
+    sampler = Sampler(deck, 60)
+    await sampler.refresh()
+    await rounds(sampler)
+    await pinned["web1"].change_host_key()
+    await deck.host_keys.contact("web1", SYSTEM)
+    await sampler.refresh()
+    await rounds(sampler)
+    assert (await deck.inventory.get("web1")).reach == "key_changed"
+    assert (await deck.inventory.get("web2")).reach == "ok"
+
+
 async def test_a_refused_login_is_told_as_such(deck: Deck, pinned: PlayHosts) -> None:
     pinned["web1"].behaviour.refuse_keys = True
     sampler = Sampler(deck, 60)

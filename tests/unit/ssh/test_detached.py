@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import os
 
 import pytest
 
@@ -131,6 +133,21 @@ async def test_a_killed_keeper_is_told_as_lost(pool, hosts):
     with pytest.raises(LinkLost, match="keeper"):
         await pool.attach(endpoint, "orphan")
     assert await pool.stop_detached(endpoint, "orphan")
+
+
+async def test_its_end_is_seen_where_nobody_reaps_its_keeper(pool, hosts):
+    prctl, subreaper = ctypes.CDLL(None, use_errno=True).prctl, 36  # PR_SET_CHILD_SUBREAPER, prctl(2)
+    assert prctl(subreaper, 1, 0, 0, 0) == 0
+    try:
+        endpoint = hosts["web1"].endpoint()
+        told = await pool.detach(endpoint, "unreaped", Script(text="sleep 1; echo done"))
+        async with asyncio.timeout(20):
+            done = await pool.attach(endpoint, "unreaped")
+        assert (done.exit_status, done.stdout) == (0, b"done\n")
+        keeper = int((await pool.get(endpoint, f"{told.folder}/keeper")).split()[0])
+        assert os.waitpid(keeper, os.WNOHANG)[0] == keeper
+    finally:
+        prctl(subreaper, 0, 0, 0, 0)
 
 
 async def test_a_start_that_cannot_be_made_is_told(pool, hosts):
