@@ -59,6 +59,10 @@ class FormField:
     examples: tuple[str, ...] = ()
 
 
+WHOLE = "all"
+"""Stands as the field of an error that is about all parameters together."""
+
+
 @dataclass(frozen=True)
 class FieldError:
     """What is wrong with one parameter."""
@@ -73,8 +77,9 @@ class InvalidParams(Invalid):
     def __init__(self, action: str, errors: Sequence[FieldError]) -> None:
         first = errors[0]
         more = f" ({len(errors) - 1} more)" if len(errors) > 1 else ""
+        which = "parameters" if first.field == WHOLE else f"parameter {first.field!r}"
         super().__init__(
-            f"parameter {first.field!r} of {action}: {first.message}{more}.",
+            f"{which} of {action}: {first.message}{more}.",
             field=first.field,
             hint=f"`opsdeck plugin run {action.replace('.', ' ')} --help` shows what it takes",
         )
@@ -93,8 +98,10 @@ def parse(plugin: str, action: Action, raw: Mapping[str, Any]) -> BaseModel:
         params = model.model_validate(dict(raw))
     except ValidationError as fault:
         for error in fault.errors(include_url=False, include_context=False, include_input=False):
-            where = ".".join(str(part) for part in error["loc"]) or "all"
-            errors.append(FieldError(where, str(error["msg"]).removeprefix("Value error, ")))
+            where = ".".join(str(part) for part in error["loc"]) or WHOLE
+            unknown = error["type"] == "extra_forbidden"
+            said = "there is no such parameter" if unknown else str(error["msg"]).removeprefix("Value error, ")
+            errors.append(FieldError(where, said))
         raise InvalidParams(name, errors) from None
     if errors:
         raise InvalidParams(name, errors)

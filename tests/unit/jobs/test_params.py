@@ -3,12 +3,12 @@
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from opsdeck.cli.options import PREFIX, collect, options
 from opsdeck.errors import Invalid
@@ -157,3 +157,33 @@ def test_nothing_that_is_given_does_more_than_be_refused(raw):
         parse("test", ACTION, raw)
     except InvalidParams as fault:
         assert fault.field
+
+
+def test_what_is_wrong_with_all_of_them_names_no_field():
+    class Pair(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+        one: str = ""
+
+        @model_validator(mode="after")
+        def _given(self) -> Self:
+            if not self.one:
+                raise ValueError("give one")
+            return self
+
+    action = Action("pair", "t", "s", params=Pair, step=lambda step, given: None)
+    with pytest.raises(InvalidParams) as caught:
+        parse("test", action, {})
+    assert caught.value.message == "parameters of test.pair: give one."
+    with pytest.raises(InvalidParams) as caught:
+        parse("test", action, {"ome": "x"})
+    assert caught.value.message == "parameter 'ome' of test.pair: there is no such parameter."
+
+
+def test_an_option_says_its_unit_and_that_it_may_be_repeated():
+    class Waiting(BaseModel):
+        limit: int = Field(90, title="Time limit", json_schema_extra={"unit": "s"})
+        words: list[str] = Field([], title="Words")
+
+    limit, words = options(Waiting)
+    assert limit.metavar == "SECONDS"
+    assert words.help == "Words. Repeat for more."
