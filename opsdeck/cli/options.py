@@ -112,7 +112,7 @@ def _option(field: FormField) -> click.Option:
         type=click.Choice(field.choices) if kind is FieldKind.CHOICE else click.STRING,
         multiple=many,
         required=False,
-        metavar=None if kind is FieldKind.CHOICE else _METAVAR.get(kind, "TEXT"),
+        metavar=None if kind is FieldKind.CHOICE else _UNITS.get(field.unit) or _METAVAR.get(kind, "TEXT"),
         help=_help(field),
         shell_complete=_COMPLETE.get(kind),
     )
@@ -128,11 +128,14 @@ _METAVAR = {
     FieldKind.DURATION: "DURATION",
     FieldKind.JSON: "JSON",
 }
+_UNITS = {"s": "SECONDS", "h": "HOURS", "d": "DAYS", "%": "PERCENT"}
 _COMPLETE = {FieldKind.HOST: complete_hosts, FieldKind.SECRET: complete_secrets}
 
 
 def _help(field: FormField) -> str:
     text = f"{field.title}." + (f" {field.help}" if field.help else "")
+    if field.kind is FieldKind.LIST:
+        text += " Repeat for more."
     if field.required:
         return f"{text} [required]"
     if field.default in (None, "", [], False):
