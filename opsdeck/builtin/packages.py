@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from opsdeck.errors import as_value_error
+from opsdeck.errors import NotFound, as_value_error
 from opsdeck.manifest import Action, Receipt, Recover, Risk
 from opsdeck.plan import Plan
 
@@ -86,7 +86,13 @@ async def _plan(run: PlanRun, params: PackagesParams) -> Plan:
     request = params.request()
 
     async def look(host: HostAccess) -> object:
-        return await packages.plan(host, request), await packages.look(host, params.names)
+        seen = await packages.look(host, params.names)
+        try:
+            return await packages.plan(host, request), seen
+        except NotFound as fault:
+            age = "it has no package lists yet" if seen.lists_age is None else "its package lists may be old"
+            hint = f"check the name; {age}, and a plan refreshes none"
+            raise NotFound(fault.message, host=fault.host, field=fault.field, hint=hint) from fault
 
     found = await run.gather(look)
     notes = [
