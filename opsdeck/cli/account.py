@@ -166,6 +166,8 @@ def login_link(name: str, minutes: int, as_json: bool) -> None:
         print_json({"name": name, "link": link, "minutes": minutes})
     else:
         click.echo(link)
+        if not settings.public_url:
+            click.echo("If people reach the console elsewhere, set OPSDECK_PUBLIC_URL to that address.", err=True)
 
 
 @click.group()

@@ -121,7 +121,9 @@ def test_a_second_factor_at_the_terminal(run: Run, deck: Path, monkeypatch: pyte
 
 
 def test_a_login_link(run: Run, deck: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    link = urlsplit(run("user", "login-link", "admin").stdout.strip())
+    told = run("user", "login-link", "admin")
+    link = urlsplit(told.stdout.strip())
+    assert "OPSDECK_PUBLIC_URL" in told.stderr
     assert link.path.startswith("/login/link/")
     assert link.port == 8600
     assert run("user", "login-link", "nobody").exit_code == 3
