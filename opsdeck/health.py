@@ -109,7 +109,7 @@ async def _secrets(deck: Deck) -> AsyncIterator[Finding]:
     for sentence in report.broken:
         yield Finding("secrets", BROKEN, sentence, "set it again; `opsdeck audit verify` may tell who changed it")
     if not report.broken:
-        yield Finding("secrets", OK, f"all {report.opened} sealed values open")
+        yield Finding("secrets", OK, f"{report.opened} sealed, each opens" if report.opened else "none yet")
 
 
 async def _audit(deck: Deck) -> AsyncIterator[Finding]:

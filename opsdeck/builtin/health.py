@@ -14,10 +14,15 @@ NAMED = 5
 """How many hosts a finding names; the rest are counted."""
 
 _WORDS = (
-    ("key_changed", "broken", "show another key than the pinned one", "`opsdeck host show NAME` compares both keys"),
-    ("refused", "broken", "refuse the login", "check user and credential with `opsdeck host check NAME`"),
-    ("unreachable", "attention", "cannot be reached", "`opsdeck host check NAME` says where it stops"),
-    ("untrusted", "attention", "wait for their key to be approved", "`opsdeck host approve-key NAME`"),
+    (
+        "key_changed",
+        "broken",
+        "another key than the pinned one is shown by",
+        "`opsdeck host show NAME` compares both keys",
+    ),
+    ("refused", "broken", "the login is refused by", "check user and credential with `opsdeck host check NAME`"),
+    ("unreachable", "attention", "no way to", "`opsdeck host check NAME` says where it stops"),
+    ("untrusted", "attention", "no approved key of", "`opsdeck host approve-key NAME`"),
 )
 
 
@@ -28,7 +33,7 @@ def findings(hosts: Sequence[Host]) -> tuple[Finding, ...]:
         names = [host.name for host in hosts if host.reach == reach]
         if names:
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            found.append(Finding("hosts", state, f"{', '.join(names[:NAMED])}{more} {words}.", hint))
+            found.append(Finding("hosts", state, f"{words} {', '.join(names[:NAMED])}{more}", hint))
     if not hosts:
         return (Finding("hosts", "ok", "none yet", "`opsdeck host add NAME --address ADDRESS`"),)
     return tuple(found) or (Finding("hosts", "ok", f"{len(hosts)}, none in trouble"),)
