@@ -130,6 +130,7 @@ class Frame:
             finding_state=states.finding,
             job_title=self.job_title,
             action_title=self.action_title,
+            param_title=self.param_title,
             log_time=formatting.log_time,
             local=formatting.local,
             reader_zone=formatting.zone.get,
@@ -166,6 +167,13 @@ class Frame:
         manifest = self._plugins.manifests.get(plugin)
         title = next((action.title for action in manifest.actions if action.name == name), name) if manifest else name
         return words.text(title, owner=plugin)
+
+    def param_title(self, plugin: str, name: str, param: str) -> str:
+        """Give a parameter's title in the reader's language; its name when the plugin is gone."""
+        manifest = self._plugins.manifests.get(plugin)
+        action = next((action for action in manifest.actions if action.name == name), None) if manifest else None
+        known = action.params.model_fields.get(param) if action else None
+        return words.text(known.title, owner=plugin) if known is not None and known.title else param
 
     def job_title(self, job: Job) -> str:
         """Give what a job does in one phrase: the action and where."""

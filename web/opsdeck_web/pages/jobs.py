@@ -114,7 +114,7 @@ def _text(value: Any) -> str:
 def lane(step: Step) -> dict[str, Any]:
     """Give a step as the lane list shows it, as data."""
     dot, word = states.job(step.state)
-    note = step.note or step.error
+    note = step.note or (word if step.error else "")
     if not note and step.started and step.finished:
         note = formatting.duration(step.finished - step.started)
     return {"host": step.host, "dot": dot, "word": word, "note": note or word, "error": step.error}

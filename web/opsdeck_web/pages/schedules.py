@@ -56,7 +56,11 @@ async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[
         schedule=schedule,
         runs=await coming(deck, schedule, 5),
         slots=await deck.schedules.slots(name, limit=20),
-        params=[(key, str(value)) for key, value in schedule.params.items() if value not in (None, "", [])],
+        params=[
+            (name, ", ".join(map(str, value)) if isinstance(value, list) else str(value))
+            for name, value in schedule.params.items()
+            if value not in (None, "", [], False)
+        ],
     )
 
 
