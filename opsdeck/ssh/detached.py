@@ -93,7 +93,7 @@ exit 0"""
 )
 
 # $1 unit, $2 the first byte wanted, counted from 1. `tail --pid` takes a keeper that has ended and that nobody reaps
-# (process 1 of many containers) for one that runs; so it watches a child of ours, which ends with the keeper and is reaped.
+# (process 1 of many containers) for one that runs; so it watches a child of ours, which ends with the keeper.
 _FOLLOW = (
     _PLACE
     + _RUNNING

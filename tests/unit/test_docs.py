@@ -9,11 +9,14 @@ import re
 from pathlib import Path
 
 import pytest
+from litestar.routes import HTTPRoute
+from opsdeck_web.api import router
 
 import opsdeck
 from opsdeck import api, hookspecs
 from opsdeck.cli.reference import reference
 from opsdeck.events import Event
+from opsdeck.settings import Settings
 
 ROOT = Path(opsdeck.__file__).parents[1]
 PLUGINS = (ROOT / "docs" / "plugins.md").read_text()
@@ -113,3 +116,35 @@ def test_every_room_is_on_the_map() -> None:
         path.name for path in (ROOT / "opsdeck").iterdir() if path.is_dir() and (path / "__init__.py").exists()
     }  # fmt: skip
     assert rooms == set(re.findall(r"^\| `(\w+)/` \|", ARCHITECTURE, re.MULTILINE))
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    rows = re.findall(
+        r"^\| `(\w+)` \| (?:`(.*?)`)? *\| (.*) \|$", (ROOT / "docs" / "settings.md").read_text(), re.MULTILINE
+    )
+    wanted = [
+        (
+            name,
+            "~/.local/share/opsdeck" if name == "home" else str(field.default) if field.default else "",
+            field.description,
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+    assert rows == wanted
+
+
+def test_every_request_of_the_api_is_documented() -> None:
+    written = set(re.findall(r"^\| `(GET|POST) (/api/v1\S*)` \|", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE))
+    there = {
+        (method, re.sub(r":[a-z]+}", "}", route.path))
+        for route in router.routes
+        if isinstance(route, HTTPRoute)
+        for method in route.methods - {"OPTIONS"}
+    }
+    assert written == there
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    for file in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        for target in re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", file.read_text()):
+            assert (file.parent / target).exists(), f"{file.relative_to(ROOT)} points to {target}"
