@@ -26,7 +26,7 @@ def test_all_is_well():
 def test_trouble_is_named_once_for_each_kind(reach, state):
     (finding,) = health.findings(hosts(**{f"h{n}": reach for n in range(7)}, fine="ok"))
     assert finding.state == state
-    assert finding.text.startswith("h0, h1, h2, h3, h4 and 2 more ")
+    assert finding.text.endswith(" h0, h1, h2, h3, h4 and 2 more")
     assert finding.hint
 
 
