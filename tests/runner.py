@@ -12,7 +12,7 @@ from typing import NoReturn
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 LIMIT = 35 * 60
-"""Seconds after which a run that hangs is ended; on two idle cores all tests take well under 25 minutes."""
+"""Seconds after which a run that hangs is ended; on two cores all tests take about 25 minutes."""
 
 PACKAGES = {
     "debootstrap": "debootstrap",
