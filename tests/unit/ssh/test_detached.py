@@ -129,6 +129,9 @@ async def test_a_killed_keeper_is_told_as_lost(pool, hosts):
     told = await pool.detach(endpoint, "orphan", Command(("sleep", "300")))
     keeper = (await pool.get(endpoint, f"{told.folder}/keeper")).split()[0].decode()
     await pool.run(endpoint, Command(("kill", "-KILL", keeper)))
+    async with asyncio.timeout(10):  # a signal that was sent is not a process that has ended
+        while (await pool.detached_state(endpoint, "orphan")).phase is Phase.RUNNING:
+            await asyncio.sleep(0.05)
     assert (await pool.detached_state(endpoint, "orphan")).phase is Phase.LOST
     with pytest.raises(LinkLost, match="keeper"):
         await pool.attach(endpoint, "orphan")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from dataclasses import replace
 
 import asyncssh
@@ -143,6 +144,7 @@ async def test_password_key_with_passphrase_and_certificate_log_in(pool, hosts, 
     assert (await pool.run(replace(host.endpoint(), credential=credential), TRUE)).ok
 
 
+@pytest.mark.skipif(shutil.which("ssh-agent") is None, reason="needs ssh-agent")
 async def test_the_agent_logs_in_and_only_when_asked(pool, hosts, monkeypatch, tmp_path, until):
     host = hosts["web1"]
     agent = tmp_path / "agent"
