@@ -161,6 +161,8 @@ async def dial(
     except asyncssh.PermissionDenied as error:
         raise Refusal(error.reason) from None
     except asyncssh.ChannelOpenError as error:
+        if tunnel is not None and tunnel.is_closed():  # the way there ended meanwhile: it is asked for anew
+            raise Transient("the connection to its jump host ended") from None
         raise _unreachable(endpoint, f"its jump host cannot connect to it ({error.reason})") from None
     except ConnectionRefusedError:
         raise _unreachable(endpoint, "nothing listens on that port") from None
