@@ -289,14 +289,7 @@ class Stream:
     async def gone(self) -> None:
         """Remove everything at the source and in Meilisearch but the index that people search; then the rows."""
         for generation in self._whole.generations:
-            reader = self._reader(generation)
-            try:
-                await reader.end()
-            finally:
-                await reader.close()
-            if generation.shadow:
-                await self._client.remove(generation.shadow)
-            await ledger.forget(self._db, generation)
+            await self._retire(generation)
         for what in ("problem", "behind"):
             await self._run.close_incident(f"search_sync:{self._name}:{what}")
         await ledger.forget_sync(self._db, self._name)
