@@ -28,6 +28,8 @@ from opsdeck.manifest import API, Action, Finding, HostCard, Manifest
 GROUP = "opsdeck.plugins"
 LOAD_SECONDS = 10.0
 CALL_SECONDS = 5.0
+BEFORE_MANIFEST = {"opsdeck_commands"}
+"""Hooks that are called without the manifest, which imports all that a plugin is made of: `--help` must be quick."""
 FAULTS = 20
 """Faults that are kept of one plugin; one that fails in ever new words fills nothing."""
 ANSWERS: dict[str, type[Any]] = {"opsdeck_health": Finding, "opsdeck_host_cards": HostCard}
@@ -56,22 +58,22 @@ class Plugins:
         self._manifests: dict[str, Manifest] = {}
         self._faults: list[Fault] = []
         self._announced: dict[str, EntryPoint] = {}
-        """Those that were found and not needed yet, by name, in order."""
+        """Those that were found and not imported yet, by name, in order."""
+        self._unasked: set[str] = set()
+        """Those that are imported and were not asked for their manifest yet."""
         self._importing = threading.RLock()
 
     @property
     def manifests(self) -> dict[str, Manifest]:
         """The manifests of all plugins by name; imports those that were only found so far."""
-        if self._announced:
-            for name in tuple(self._announced):
-                self._import(name)
+        for name in (*self._announced, *self._unasked):
+            self._ask(name)
         return self._manifests
 
     @property
     def faults(self) -> list[Fault]:
         """What was wrong with any plugin; imports those that were only found so far."""
-        if self._announced:
-            _ = self.manifests
+        _ = self.manifests
         return self._faults
 
     def load(self, disabled: Iterable[str] = (), group: str = GROUP) -> None:
@@ -90,10 +92,19 @@ class Plugins:
 
     def manifest(self, name: str) -> Manifest | None:
         """Give one plugin's manifest, importing that plugin alone; None when it is not there or could not be loaded."""
-        self._import(name)
+        self._ask(name)
         return self._manifests.get(name)
 
+    def add(self, name: str, module: object) -> None:
+        """Register one plugin; on any fault it is left out and reported."""
+        if self._manager.has_plugin(name):
+            self.report(name, "opsdeck_manifest", "a plugin of this name is loaded already")
+            return
+        self._take(name, module)
+        self._ask(name)
+
     def _import(self, name: str) -> None:
+        """Import a plugin that was only found so far, without asking what it brings."""
         with self._importing:
             point = self._announced.pop(name, None)
             if point is None:
@@ -103,30 +114,42 @@ class Plugins:
             except _Failed as fault:
                 self.report(name, "import", str(fault))
                 return
-            self.add(name, module)
-            for each in sorted(self._manifests, key=_rank):
-                self._manifests[each] = self._manifests.pop(each)
+            self._take(name, module)
 
-    def add(self, name: str, module: object) -> None:
-        """Register one plugin; on any fault it is left out and reported."""
-        if self._manager.has_plugin(name):
-            self.report(name, "opsdeck_manifest", "a plugin of this name is loaded already")
-            return
+    def _take(self, name: str, module: object) -> None:
         try:
             _bounded(lambda: self._register(name, module), CALL_SECONDS)
-            manifest = self._call(name, "opsdeck_manifest")
-            if not isinstance(manifest, Manifest):
-                raise _Failed("opsdeck_manifest gave no Manifest")
-            if manifest.api != API:
-                raise _Failed(f"it speaks plugin API {manifest.api}, this core {API}")
-            if manifest.name != name:
-                raise _Failed(f"its manifest calls it {manifest.name}")
         except _Failed as fault:
-            self.report(name, "opsdeck_manifest", str(fault))
-            if self._manager.has_plugin(name):
-                self._manager.unregister(name=name)
+            self._drop(name, fault)
             return
-        self._manifests[name] = manifest
+        self._unasked.add(name)
+
+    def _drop(self, name: str, fault: _Failed) -> None:
+        self.report(name, "opsdeck_manifest", str(fault))
+        if self._manager.has_plugin(name):
+            self._manager.unregister(name=name)
+
+    def _ask(self, name: str) -> None:
+        """Ask an imported plugin for its manifest, once; on any fault it is left out and reported."""
+        with self._importing:
+            self._import(name)
+            if name not in self._unasked:
+                return
+            self._unasked.remove(name)
+            try:
+                manifest = self._call(name, "opsdeck_manifest")
+                if not isinstance(manifest, Manifest):
+                    raise _Failed("opsdeck_manifest gave no Manifest")
+                if manifest.api != API:
+                    raise _Failed(f"it speaks plugin API {manifest.api}, this core {API}")
+                if manifest.name != name:
+                    raise _Failed(f"its manifest calls it {manifest.name}")
+            except _Failed as fault:
+                self._drop(name, fault)
+                return
+            self._manifests[name] = manifest
+            for each in sorted(self._manifests, key=_rank):
+                self._manifests[each] = self._manifests.pop(each)
 
     def _register(self, name: str, module: object) -> None:
         self._manager.register(module, name=name)
@@ -219,9 +242,12 @@ class Plugins:
                 may = True  # whatever is wrong with it, its import tells and reports it
             if may:
                 self._import(waiting)
-        caller = getattr(self._manager.hook, hook)
-        having = {impl.plugin_name for impl in caller.get_hookimpls()}
-        return [name for name in sorted(self._manifests, key=_rank) if name in having]
+        having = {impl.plugin_name for impl in getattr(self._manager.hook, hook).get_hookimpls()}
+        if hook not in BEFORE_MANIFEST:
+            for name in having & self._unasked:
+                self._ask(name)
+            having &= self._manifests.keys()
+        return sorted(having, key=_rank)
 
     def _caller(self, name: str, hook: str) -> Callable[..., Any]:
         others = [plugin for other, plugin in self._manager.list_name_plugin() if other != name and plugin is not None]

@@ -15,7 +15,7 @@ from typing import Any
 import click
 import pytest
 
-from opsdeck import plugins
+from opsdeck import api, plugins
 from opsdeck.errors import NotFound
 from opsdeck.events import Bus, HostChanged
 from opsdeck.inventory.models import Host
@@ -397,3 +397,23 @@ def test_an_object_that_cannot_even_be_looked_at_is_named() -> None:
     assert found.manifests == {}
     assert "SystemExit" in faults(found, "odd")
     assert "did not answer" not in faults(found, "odd")
+
+
+def test_the_public_surface_names_each_thing_once() -> None:
+    homes = api._HOME
+    assert api.__all__ == sorted(homes)
+    for name in homes:
+        assert getattr(api, name) is not None
+    with pytest.raises(AttributeError, match=r"opsdeck\.api has no 'Nothing'"):
+        _ = api.Nothing  # type: ignore[attr-defined]
+
+
+def test_help_asks_no_plugin_what_it_is_made_of() -> None:
+    """So that `opsdeck --help` stays quick with any number of plugins."""
+    tool = Path(sys.executable).parent / "opsdeck"
+    said = subprocess.run(
+        [sys.executable, "-X", "importtime", tool, "--help"], capture_output=True, text=True, check=True
+    ).stderr
+    imported = {line.rpartition("|")[2].strip() for line in said.splitlines()}
+    assert "opsdeck.plugins" in imported
+    assert not imported & {"sqlalchemy", "asyncssh", "litestar", "opsdeck_backup.targets", "opsdeck_vpn.models"}

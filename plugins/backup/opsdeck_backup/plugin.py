@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from opsdeck.api import API, Finding, HostCard, Manifest, NavItem, SecretKind, hookimpl
-from opsdeck_backup import drill, health, keep, keys, models, restore, stores, take, targets, watch
-from opsdeck_backup.web import routes
+from opsdeck.api import hookimpl
 
 if TYPE_CHECKING:
     import click
 
-    from opsdeck.api import Deck, Host
+    from opsdeck.api import Deck, Finding, Host, HostCard, Manifest
 
 VERSION = "0.1.0"
 
@@ -20,6 +18,10 @@ VERSION = "0.1.0"
 @hookimpl
 def opsdeck_manifest() -> Manifest:
     """Say what the plugin brings."""
+    from opsdeck.api import API, Manifest, NavItem, SecretKind
+    from opsdeck_backup import drill, keep, keys, models, restore, stores, take, targets, watch
+    from opsdeck_backup.web import routes
+
     return Manifest(
         name="backup",
         version=VERSION,
@@ -58,10 +60,14 @@ def opsdeck_commands(cli: click.Group) -> None:
 @hookimpl
 async def opsdeck_health(deck: Deck) -> Sequence[Finding]:
     """Say of each target whether its newest backup is fresh and proven."""
+    from opsdeck_backup import health
+
     return await health.findings(deck)
 
 
 @hookimpl
 async def opsdeck_host_cards(deck: Deck, host: Host) -> Sequence[HostCard]:
     """Show the targets on a host's page."""
+    from opsdeck_backup import health
+
     return await health.cards(deck, host.name)

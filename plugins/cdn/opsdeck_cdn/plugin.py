@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from opsdeck.api import API, Deck, Finding, Host, HostCard, Manifest, NavItem, hookimpl
-from opsdeck_cdn import deploy, doctor, editing, health, models, naming, purging, sight, warming
+from opsdeck.api import hookimpl
+
+if TYPE_CHECKING:
+    from opsdeck.api import Deck, Finding, Host, HostCard, Manifest
 
 VERSION = "0.1.0"
 
@@ -13,6 +16,8 @@ VERSION = "0.1.0"
 @hookimpl
 def opsdeck_manifest() -> Manifest:
     """Give the manifest."""
+    from opsdeck.api import API, Manifest, NavItem
+    from opsdeck_cdn import deploy, editing, health, models, naming, purging, sight, warming
     from opsdeck_cdn.web import pages
 
     return Manifest(
@@ -60,10 +65,14 @@ def opsdeck_manifest() -> Manifest:
 @hookimpl
 async def opsdeck_health(deck: Deck) -> Sequence[Finding]:
     """Say how edges, certificates and DNS are."""
+    from opsdeck_cdn import doctor
+
     return await doctor.findings(deck)
 
 
 @hookimpl
 async def opsdeck_host_cards(deck: Deck, host: Host) -> Sequence[HostCard]:
     """Say that a host is an edge."""
+    from opsdeck_cdn import doctor
+
     return await doctor.cards(deck, host)

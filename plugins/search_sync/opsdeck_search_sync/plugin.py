@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from opsdeck.api import API, Deck, Finding, Manifest, NavItem, SecretKind, hookimpl
+from opsdeck.api import hookimpl
+
+if TYPE_CHECKING:
+    from opsdeck.api import Deck, Finding, Manifest
 
 
 @hookimpl
 def opsdeck_manifest() -> Manifest:
     """Say what the plugin brings."""
+    from opsdeck.api import API, Manifest, NavItem, SecretKind
     from opsdeck_search_sync.actions import ACTIONS
     from opsdeck_search_sync.models import DeadLetter, Generation, Instance, Minute, Reading, Source, Sync
     from opsdeck_search_sync.stream import stream

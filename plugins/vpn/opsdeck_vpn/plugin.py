@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from opsdeck.api import API, Deck, Finding, Host, HostCard, Manifest, NavItem, SecretKind, hookimpl
-from opsdeck_vpn import actions, models, tunnels
-from opsdeck_vpn.models import State
-from opsdeck_vpn.watch import watcher
+from opsdeck.api import hookimpl
 
 if TYPE_CHECKING:
     import click
 
-_HEALTH = {State.UP: "ok", State.FAILED: "broken", State.DEGRADED: "broken", State.DOWN: "ok"}
+    from opsdeck.api import Deck, Finding, Host, HostCard, Manifest
 
 
 @hookimpl
 def opsdeck_manifest() -> Manifest:
     """Say what the plugin brings."""
+    from opsdeck.api import API, Manifest, NavItem, SecretKind
+    from opsdeck_vpn import actions, models, watch
     from opsdeck_vpn.web import routes
 
     return Manifest(
@@ -28,7 +27,7 @@ def opsdeck_manifest() -> Manifest:
         package="opsdeck_vpn",
         title="Office network",
         actions=actions.ALL,
-        services=(watcher,),
+        services=(watch.watcher,),
         models=(models.Tunnel, models.Rule, models.Proxy, models.Device, models.Fetch, models.Proof),
         routes=routes.inside,
         open_routes=routes.outside,
@@ -57,25 +56,14 @@ def opsdeck_commands(cli: click.Group) -> None:
 @hookimpl
 async def opsdeck_health(deck: Deck) -> Sequence[Finding]:
     """Say how each tunnel is."""
-    found = []
-    for row in await tunnels.every(deck.db):
-        state = State(row.state)
-        text = f"{state.value}{f': {row.reason}' if row.reason else ''}"
-        hint = "" if state in (State.UP, State.DOWN) else f"opsdeck vpn show {row.name}"
-        found.append(Finding(f"tunnel {row.name}", _HEALTH.get(state, "attention"), text, hint))
-    return found
+    from opsdeck_vpn import health
+
+    return await health.findings(deck)
 
 
 @hookimpl
 async def opsdeck_host_cards(deck: Deck, host: Host) -> Sequence[HostCard]:
     """Show the tunnels that a host dials."""
-    return [
-        HostCard(
-            f"Tunnel {row.name}",
-            _HEALTH.get(State(row.state), "attention"),
-            (("state", row.state), ("SOCKS port", f"{row.listen}:{row.port}"), ("why", row.reason or "–")),
-            f"/p/vpn/tunnels/{row.name}",
-        )
-        for row in await tunnels.every(deck.db)
-        if row.host == host.name
-    ]
+    from opsdeck_vpn import health
+
+    return await health.cards(deck, host.name)
