@@ -248,6 +248,10 @@ class Sampler:
         if key in self._alarms:
             await self.deck.incidents.close(key)
             self._alarms.discard(key)
+        if name in self._doubted:
+            # Its connections were let go of when the doubt came: it was dialled anew, and showed a pinned key.
+            await self.deck.incidents.close(f"host-key:{name}")
+            self._doubted.discard(name)
 
     async def _tidy(self) -> None:
         while True:

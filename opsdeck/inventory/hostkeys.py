@@ -114,6 +114,8 @@ class HostKeys:
             await self._alarm(contact)
         elif contact.trust is Trust.NEW:
             await self._inventory.set_reach([ReachSeen(name, Reach.UNTRUSTED, "its key waits for approval")])
+        else:
+            await self._incidents.close(f"host-key:{name}")
         return contact
 
     async def report(self, fault: HostKeyChanged) -> None:

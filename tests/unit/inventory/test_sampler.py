@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from datetime import date, timedelta
 
+import asyncssh
 import pytest
 
 from opsdeck.actor import SYSTEM
@@ -108,6 +109,20 @@ async def test_a_key_that_somebody_else_saw_change_is_not_hidden_by_an_older_con
     await rounds(sampler)
     assert (await deck.inventory.get("web1")).reach == "key_changed"
     assert (await deck.inventory.get("web2")).reach == "ok"
+
+
+async def test_the_alarm_is_over_when_the_pinned_key_is_shown_again(deck: Deck, pinned: PlayHosts) -> None:
+    sampler = Sampler(deck, 60)
+    first = asyncssh.read_private_key(pinned["web1"].folder / "host_key")
+    await pinned["web1"].change_host_key()
+    await deck.host_keys.contact("web1", SYSTEM)
+    await sampler.refresh()
+    await rounds(sampler)
+    assert [incident.key for incident in await deck.incidents.open_now()] == ["host-key:web1"]
+    await pinned["web1"]._use(first)
+    await rounds(sampler)
+    assert (await deck.inventory.get("web1")).reach == "ok"
+    assert await deck.incidents.open_now() == ()
 
 
 async def test_a_refused_login_is_told_as_such(deck: Deck, pinned: PlayHosts) -> None:
