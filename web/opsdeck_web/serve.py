@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import gc
 import logging
 import socket
 import sys
 import webbrowser
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from urllib.parse import quote
 
 import uvicorn
 
 from opsdeck.cli import frame
 from opsdeck.db.migrate import upgrade_at
 from opsdeck.deck import Deck
-from opsdeck.errors import Unavailable
+from opsdeck.errors import Conflict, Unavailable
 from opsdeck.plugins import Plugins
 from opsdeck.settings import Settings
 
@@ -30,6 +32,26 @@ class Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self):  # type: ignore[no-untyped-def]
         """Leave the signals to `serve`, which ends the jobs as well."""
+        yield
+
+
+@contextlib.contextmanager
+def alone(settings: Settings) -> Iterator[None]:
+    """Be the one console of this node on this data folder: two would take each other's leases for their own.
+
+    The kernel lets go of it when the process ends, however it ends. Raises `Conflict`.
+    """
+    node = settings.node or socket.gethostname()
+    path = settings.home / f"serve-{quote(node, safe='')}.lock"
+    with path.open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as fault:
+            raise Conflict(
+                f"a console of node {node} runs on {settings.home} already.",
+                file=str(path),
+                hint="stop that one first; a second node needs OPSDECK_NODE and PostgreSQL",
+            ) from fault
         yield
 
 
@@ -132,7 +154,5 @@ def run(bind: str | None, port: int | None, *, open_browser: bool) -> None:
     async def main() -> None:
         await serve(settings, plugins, sock, ready, frame.stopped())
 
-    try:
+    with contextlib.closing(sock), alone(settings):
         asyncio.run(main())
-    finally:
-        sock.close()

@@ -37,6 +37,16 @@ def test_it_prints_its_address_answers_and_ends_with_a_stream_open(tmp_path: Pat
         url = line.split()[-1]
         with urllib.request.urlopen(url + "login", timeout=10) as answer:  # noqa: S310 - our own server
             assert b"Log in" in answer.read()
+        second = subprocess.run(
+            opsdeck(tmp_path, "serve", "--port", "0"),
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert second.returncode == 4
+        assert "runs on" in second.stderr
         with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1].strip("/")))) as held:
             held.sendall(b"GET /login HTTP/1.1\r\nHost: x\r\n")
             process.send_signal(signal.SIGTERM)
