@@ -73,7 +73,9 @@ def bench(arguments: list[str]) -> int:
     if not script.is_file():
         print(f"There is no benchmark {name!r} in tests/bench. Next: ./run bench fanout --help", file=sys.stderr)
         return 2
-    return subprocess.call([sys.executable, script, *rest])
+    # Peers come with their bytecode; ours is kept as well, as in any installation.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return subprocess.call([sys.executable, script, *rest], env=env)
 
 
 def existing(*folders: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Run one command on all hosts again and again in one process, as a running console does: `warm.py TIMES`.
+"""Run an action on all hosts again and again in one process, as a running console does: `warm.py command|facts TIMES`.
 
 The first run opens the connections and is not counted. Prints JSON: seconds of wall clock and CPU for each run.
 """
@@ -23,8 +23,9 @@ async def main() -> None:
     figures = []
     async with Deck.open(load()) as deck:
         count = str(len(await deck.inventory.list()))
-        submission = Submission("core", "command", {"command": "echo ok"}, "all", confirm=count)
-        for _ in range(int(sys.argv[1]) + 1):
+        params = {"command": "echo ok"} if sys.argv[1] == "command" else {}
+        submission = Submission("core", sys.argv[1], params, "all", confirm=count)
+        for _ in range(int(sys.argv[2]) + 1):
             wall, cpu = time.perf_counter(), time.process_time()
             job = await deck.jobs.run(submission, WHO)
             assert job.state == "succeeded", job.error
