@@ -13,6 +13,7 @@ import pytest
 from opsdeck.lab.inprocess import PlayHosts
 from opsdeck.lab.sshd import RealSshd, program
 
+HERE = Path(__file__).parent
 GROUPS = ("fleet", "browser", "postgres", "sshd")
 
 
@@ -54,13 +55,23 @@ def sshd(tmp_path: Path, absent: Absent) -> Iterator[RealSshd]:
         yield server
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of a group by the fixtures they ask for, and by their folder."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of a group by the fixtures they ask for, and by their folder.
+
+    Run side by side, tests that share hosts stay together, and so do those of a file. The longest begin; the browser
+    comes last, since its driver leaves an event loop behind that no other test of that process could use.
+    """
+    side_by_side = config.getoption("dist", "no") != "no"
+    for item in items:
+        place = item.path.relative_to(HERE)
+        item.add_marker(pytest.mark.xdist_group(str(place if place.parts[0] == "unit" else place.parent)))
+    if side_by_side:
+        items.sort(key=lambda item: ("fleet", "unit", "browser").index(item.path.relative_to(HERE).parts[0]))
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
-        if {"fleet", "lab"} & fixtures or "fleet" in item.path.relative_to(Path(__file__).parent).parts:
+        if {"fleet", "lab"} & fixtures or "fleet" in item.path.relative_to(HERE).parts:
             item.add_marker(pytest.mark.fleet)
-        if "chromium" in fixtures or "browser" in item.path.relative_to(Path(__file__).parent).parts:
+        if "chromium" in fixtures or "browser" in item.path.relative_to(HERE).parts:
             item.add_marker(pytest.mark.browser)
         if "postgres_server" in fixtures:
             item.add_marker(pytest.mark.postgres)

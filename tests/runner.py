@@ -47,9 +47,9 @@ def main(verb: str, arguments: list[str]) -> int:
     if verb == "campaign":
         pytest(arguments or ["-m", "campaign", *existing("campaign", "fleet", "browser")])
     # `--session-timeout` ends a run that would take too long after the test it is at.
-    pytest(
-        [f"--session-timeout={LIMIT}", *(arguments or ["-m", "not campaign", *existing("unit", "fleet", "browser")])]
-    )
+    beside = ["-n", str(max(2, min(4, os.cpu_count() or 1))), "--dist", "loadgroup", "--no-loadscope-reorder"]
+    every = ["-m", "not campaign", *beside, *existing("unit", "fleet", "browser")]
+    pytest([f"--session-timeout={LIMIT}", *(arguments or every)])
 
 
 def check() -> int:

@@ -23,7 +23,6 @@ from opsdeck.jobs import consent, params
 from opsdeck.jobs.models import Schedule, Slot
 from opsdeck.jobs.targets import hosts_for
 from opsdeck.jobs.timing import Timing, timing
-from opsdeck.manifest import Targets
 
 if TYPE_CHECKING:
     import asyncio
@@ -278,8 +277,6 @@ class Schedules:
         action = self._deck.plugins.action(row.plugin, row.action)
         self._deck.accounts.authorise(actor, action, row.plugin)
         chosen = params.dump(params.parse(row.plugin, action, raw))
-        if row.selector and action.targets is Targets.CONSOLE:
-            raise Invalid(f"{action.title} works on the console, not on hosts.", field="selector", hint="leave it out")
         hosts = await hosts_for(self._deck.inventory, action, row.selector)
         consent.check(action, hosts, confirm, actor)
         return chosen

@@ -28,6 +28,8 @@ from opsdeck.settings import Settings
 T = TypeVar("T")
 PASSWORD = "correct horse battery"
 RENEWAL = date.today() + timedelta(days=320)  # noqa: DTZ011 - a day far enough to be shown with its year
+REFUSED = ("Failed to load resource", "Response Status Error Code 4")
+"""What Chromium and htmx write when the server refuses, which the page itself shows."""
 ARGUMENTS = [
     "--no-sandbox",
     "--disable-background-networking",
@@ -157,7 +159,7 @@ class Watch:
 
     def _heard(self, message: Any) -> None:
         if "Content Security Policy" in message.text or (
-            message.type == "error" and "Failed to load resource" not in message.text
+            message.type == "error" and not any(told in message.text for told in REFUSED)
         ):
             self.faults.append(message.text)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ def lab(pytestconfig: pytest.Config, absent: Any) -> Iterator[Fleet]:
     if reasons := missing():
         no_rights = any(reason.startswith(("not root", "no right", "this is")) for reason in reasons)
         absent(f"real lab hosts cannot run here: {'; '.join(reasons)}", installable=not no_rights)
-    fleet = Fleet("test-" + hashlib.sha256(str(pytestconfig.rootpath).encode()).hexdigest()[:8])
+    whose = f"{pytestconfig.rootpath} {os.environ.get('PYTEST_XDIST_WORKER', '')}"
+    fleet = Fleet("test-" + hashlib.sha256(whose.encode()).hexdigest()[:8])
     fleet.down()
     try:
         fleet.up(HOSTS)

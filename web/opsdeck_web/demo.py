@@ -98,6 +98,8 @@ async def _play(settings: Settings, plugins: Plugins, place: Path, *, lab: bool,
 
         def ready(_: Deck) -> None:
             click.echo(f"OpsDeck runs on {address(sock)} with {len(played)} hosts to play with.")
+            if not lab:
+                click.echo("Their commands run on this machine, as you, each host in a folder of its own.")
             click.echo(f"Log in once with {address(sock)}login/link/{link.reveal()}")
             click.echo("Ctrl-C ends it and removes everything it made.")
 

@@ -77,6 +77,12 @@ def faults_of(fault: OpsDeckError | None, asked: Collection[str] = ()) -> dict[s
     return {f"_{fault.field}" if fault.field in asked else fault.field: fault.message}
 
 
+def sent_back(action: Action, form: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a sent form for showing it again; a browser sends nothing for an unchecked box, so that is added."""
+    boxes = [field.name for field in params.fields(action.params) if field.kind is FieldKind.BOOLEAN]
+    return {name: "false" for name in boxes} | {key: form[key] for key in form}
+
+
 def raw_of(action: Action, form: Any) -> dict[str, Any]:
     """Give the raw parameters of a sent form: an unchecked box is false, an empty optional field is not given."""
     texts: dict[str, Any] = {}

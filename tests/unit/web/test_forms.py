@@ -11,6 +11,7 @@ from typing import Any
 
 import pyotp
 import pytest
+from opsdeck_web.forms import sent_back, shown
 from pydantic import BaseModel, Field
 from sqlmodel import select
 
@@ -19,6 +20,7 @@ from opsdeck.actor import SYSTEM, Actor, Door, Role
 from opsdeck.clock import utcnow
 from opsdeck.hookspecs import hookimpl
 from opsdeck.inventory.forms import HostIn
+from opsdeck.jobs import params
 from opsdeck.jobs.models import Job, State
 from opsdeck.manifest import API, Action, Manifest, Risk, Targets
 
@@ -256,3 +258,21 @@ def test_no_parameter_takes_a_name_of_the_consoles_own() -> None:
 
     with pytest.raises(ValueError, match="'_proof' begins with _"):
         Action("sly", "Sly", "…", params=Sly, run=run)
+
+
+class Boxed(BaseModel):
+    """Parameters with a box that is ticked at first."""
+
+    restart: bool = True
+    keep: bool = True
+
+
+def test_a_box_that_was_unticked_stays_so_when_the_form_comes_back() -> None:
+    action = Action("boxed", "Boxed", "", params=Boxed, targets=Targets.CONSOLE, run=_nothing)
+    sent = sent_back(action, {"keep": "true", "_step": "look"})
+    kept = {field.name: shown(field, sent.get(field.name)) for field in params.fields(Boxed)}
+    assert kept == {"restart": False, "keep": True}
+
+
+async def _nothing(_run: Any, _params: BaseModel) -> None:
+    """Do nothing."""

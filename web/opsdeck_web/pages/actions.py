@@ -20,7 +20,7 @@ from opsdeck.jobs.params import FieldKind
 from opsdeck.jobs.targets import hosts_for
 from opsdeck.manifest import Action, Risk, Targets
 from opsdeck.plan import Plan
-from opsdeck_web.forms import faults_of, form_of, raw_of
+from opsdeck_web.forms import faults_of, form_of, raw_of, sent_back
 from opsdeck_web.pages.login import asks_code, prove
 from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
@@ -92,7 +92,7 @@ async def run(
         if request.htmx:
             return page(request, "pages/action_plan.html", "fault", status=fault.status, fault=fault,
                         faults=faults_of(fault))  # fmt: skip
-        return await _form(request, deck, visitor, plugin, action, selector, sent, fault)
+        return await _form(request, deck, visitor, plugin, action, selector, sent_back(action, sent), fault)
 
 
 async def _look(

@@ -19,7 +19,7 @@ from opsdeck.jobs.schedules import NextRun, ScheduleIn
 from opsdeck.jobs.targets import hosts_for
 from opsdeck.jobs.timing import seconds
 from opsdeck_web import formatting
-from opsdeck_web.forms import form_of, raw_of
+from opsdeck_web.forms import form_of, raw_of, sent_back
 from opsdeck_web.language import _
 from opsdeck_web.pages.actions import may
 from opsdeck_web.shell import page
@@ -131,7 +131,7 @@ async def add(request: HTMXRequest, deck: NamedDependency[Deck], visitor: NamedD
                 hosts_now=(),
                 word="",
             )
-        return await form(request, deck, plugin, name, {key: sent[key] for key in sent}, fault)
+        return await form(request, deck, plugin, name, sent_back(action, sent), fault)
     return Redirect(f"/schedules/{row.name}", status_code=303)
 
 
