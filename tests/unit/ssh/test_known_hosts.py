@@ -88,7 +88,9 @@ def test_a_fingerprint_is_openssh_s():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "ssh-ed25519", "ssh-ed25519 AAAA", "ssh-dss AAAAB3NzaC1kc3M=", "ssh-rsa " + ONE.split()[1]]
+    "text",
+    ["", "ssh-ed25519", "ssh-ed25519 AAAA", "ssh-dss AAAAB3NzaC1kc3M=", "ssh-rsa " + ONE.split()[1]],
+    ids=["nothing", "no key", "half a key", "an algorithm of old", "another algorithm's"],
 )
 def test_what_is_no_host_key_is_told(text):
     with pytest.raises(Invalid) as caught:
