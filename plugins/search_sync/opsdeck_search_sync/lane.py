@@ -99,18 +99,15 @@ class Lane:
         await self._client.done(await self._client.create(generation.shadow, self._rules.id))
         if generation.settings:
             await self._client.done(await self._client.settings(generation.shadow, generation.settings))
+        assert self._mapper is not None  # noqa: S101 - made by `run`
+        mapping: dict[str, Any] = self._mapper.frozen.model_dump(mode="json", by_alias=True)
         position = await self.reader.begin()
         estimate = await self.reader.estimate()
         await ledger.move(
-            self._db, generation, self._fence, mapping=self._frozen(), phase=Phase.COPYING, position=position,
+            self._db, generation, self._fence, mapping=mapping, phase=Phase.COPYING, position=position,
             cursor=None, copied=0, estimate=estimate,
         )  # fmt: skip
         self._position = position
-
-    def _frozen(self) -> dict[str, Any]:
-        """Give the mapping with its columns by name: one that goes later must be missed, not left out in silence."""
-        assert self._mapper is not None  # noqa: S101 - made by `run`
-        return self._rules.frozen(self._mapper.rules).model_dump(mode="json", by_alias=True)
 
     async def _copy(self) -> None:
         mapper = self._mapper

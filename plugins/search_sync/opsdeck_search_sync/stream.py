@@ -54,7 +54,7 @@ class Stream:
         sync, source = self._whole.sync, self._whole.source
         return reaching.reader(source.kind, self._place, sync.table, f"{sync.name}_{generation.number}", needed)
 
-    async def _needed(self, generation: Generation) -> frozenset[str]:
+    async def _needed(self, generation: Generation) -> frozenset[str] | None:
         rules = MappingRules.model_validate(generation.mapping)
         return Mapper(rules, await self._control.columns()).needed
 
