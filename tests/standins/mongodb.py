@@ -29,8 +29,8 @@ from mongo_streams import Stream, stamp
 OP_REPLY, OP_QUERY, OP_MSG = 1, 2004, 2013
 WIRE = {"4.4": 9, "5.0": 13, "6.0": 17, "7.0": 21, "8.0": 25}
 GENERAL = {
-    "$db", "lsid", "$clusterTime", "$readPreference", "comment", "maxTimeMS", "readConcern", "writeConcern", "txnNumber",
-    "apiVersion",
+    "$db", "lsid", "$clusterTime", "$readPreference", "comment", "maxTimeMS", "readConcern", "writeConcern",
+    "txnNumber", "apiVersion",
 }  # fmt: skip
 OPEN = {"hello", "ismaster", "isMaster", "saslStart", "saslContinue", "ping", "buildInfo", "endSessions"}
 
@@ -323,7 +323,12 @@ class Server:
             news = self.news
             made = self.batch(cursor, "nextBatch", command.get("batchSize", 101), number, command)
             left = end - time.monotonic()
-            if not isinstance(cursor.source, Stream) or made["cursor"]["nextBatch"] or left <= 0 or cursor.source.closed:
+            if (
+                not isinstance(cursor.source, Stream)
+                or made["cursor"]["nextBatch"]
+                or left <= 0
+                or cursor.source.closed
+            ):
                 return made
             try:
                 async with asyncio.timeout(left):
@@ -338,7 +343,7 @@ class Server:
     def do_listcollections(self, command: dict[str, Any]) -> dict[str, Any]:
         start = command["$db"] + "."
         rows = self.store.db.execute("SELECT ns, type FROM coll ORDER BY ns").fetchall()
-        found = [{"name": ns[len(start):], "type": kind} for ns, kind in rows if ns.startswith(start)]
+        found = [{"name": ns[len(start) :], "type": kind} for ns, kind in rows if ns.startswith(start)]
         chosen = [one for one in found if matches(one, command.get("filter", {}))]
         return {"cursor": {"id": bson.Int64(0), "ns": f"{start}$cmd.listCollections", "firstBatch": chosen}}
 
