@@ -239,7 +239,7 @@ class Mysql(Maria):
             "chroot", str(self.root), "/usr/sbin/mysqld", "--no-defaults", f"--datadir={inside}/data", "--user=root",
             f"--socket={inside}/sock", f"--pid-file={inside}/pid", "--lc-messages-dir=/usr/share/mysql",
             f"--port={self.port}", "--bind-address=127.0.0.1", "--mysqlx=OFF", "--performance-schema=OFF",
-            "--innodb-flush-log-at-trx-commit=2", *words,
+            "--secure-file-priv=NULL", "--innodb-flush-log-at-trx-commit=2", *words,
         ]  # fmt: skip
 
     def initialise(self) -> None:
