@@ -45,7 +45,7 @@ def main(verb: str, arguments: list[str]) -> int:
     if verb == "bench":
         return bench(arguments)
     if verb == "campaign":
-        pytest(arguments or ["-m", "campaign", *existing("campaign", "fleet", "browser")])
+        pytest(arguments or ["-m", "campaign", *existing("unit", "fleet", "browser")])
     # `--session-timeout` ends a run that would take too long after the test it is at.
     pytest(
         [f"--session-timeout={LIMIT}", *(arguments or ["-m", "not campaign", *existing("unit", "fleet", "browser")])]
