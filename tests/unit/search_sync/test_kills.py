@@ -140,3 +140,23 @@ async def test_the_whole_life_of_a_sync(bench: Any) -> None:
 @pytest.mark.timeout(600 + 30 * ROUNDS)
 async def test_the_whole_life_of_a_sync_with_many_kills(bench: Any) -> None:
     await whole_life(bench, ROUNDS)
+
+
+@pytest.mark.timeout(120)
+async def test_two_syncs_of_one_table_do_not_disturb_each_other(bench: Any) -> None:
+    bench.shop.fill(50)
+    await bench.define()
+    await bench.define(name="again", index="again")
+    await bench.act("start", sync="items")
+    await bench.act("start", sync="again")
+    bench.run()
+    await bench.until(lambda: bench.equal("items") and bench.equal("again"))
+    await bench.act("pause", sync="items")
+    await bench.until(lambda: len(bench.services()) == 1)
+    (before,) = bench.services()
+    bench.shop.put(1001)
+    await bench.until(lambda: bench.equal("again"))
+    await bench.act("resume", sync="items")
+    await bench.until(lambda: bench.equal("items"))
+    (after,) = [one for one in bench.services() if one.key == "again"]
+    assert after.since == before.since and after.crashes == 0
