@@ -45,7 +45,7 @@ def main(verb: str, arguments: list[str]) -> int:
     if verb == "bench":
         return bench(arguments)
     if verb == "campaign":
-        pytest(arguments or ["-m", "campaign", *existing("campaign", "fleet", "browser")])
+        pytest(arguments or ["-m", "campaign", *existing("unit", "fleet", "browser")])
     # `--session-timeout` ends a run that would take too long after the test it is at.
     beside = ["-n", str(max(2, min(4, os.cpu_count() or 1))), "--dist", "loadgroup", "--no-loadscope-reorder"]
     every = ["-m", "not campaign", *beside, *existing("unit", "fleet", "browser")]

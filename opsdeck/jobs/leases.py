@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from opsdeck.audit.log import AuditLog
     from opsdeck.db import Database
 
-TTL = 15.0
-BEAT = 5.0
+TTL = 12.0
+BEAT = 4.0
 
 
 @dataclass(frozen=True)

@@ -405,10 +405,11 @@ class Server:
             case ("POST" | "PUT", ["indexes", uid, "documents"]):
                 return 202, self.documents(method, uid, query, content, kind)
             case ("DELETE", ["indexes", uid, "documents"]):
-                return 202, store.add_task(uid, "documentDeletion", None)
+                return 202, store.add_task(uid, "documentDeletion", None, meta=query.get("customMetadata"))
             case ("POST", ["indexes", uid, "documents", "delete-batch"]):
                 self.room()
-                return 202, store.add_task(uid, "documentDeletion", self.body(content, kind))
+                given = self.body(content, kind)
+                return 202, store.add_task(uid, "documentDeletion", given, meta=query.get("customMetadata"))
         raise Fault(404, "not_found", "/".join(parts))
 
     def needed(self, uid: str) -> tuple[str | None, dict[str, Any]]:
@@ -453,6 +454,9 @@ class Server:
                 values = query[name].split(",")
                 where.append(f"{column} IN ({','.join('?' * len(values))})")
                 given += values
+        if "from" in query:
+            where.append("uid <= ?")
+            given.append(query["from"])
         text = f"WHERE {' AND '.join(where)}" if where else ""
         rows = self.store.db.execute(
             "SELECT uid, idx, type, status, details, error, meta, enqueued, finished, batch FROM task"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from sqlmodel import select
 
 from opsdeck.api import (
@@ -67,19 +67,25 @@ class SourceIn(BaseModel):
     """A database."""
 
     name: Name
-    kind: Literal["postgres", "mariadb"] = Field("postgres", description="What it is")
+    kind: Literal["postgres", "mariadb", "mysql", "mongodb"] = Field("postgres", description="What it is")
     host: HostName = Field("", description="Reach it through this host; empty: directly")
     address: str = Field("127.0.0.1", description="As seen from that host", min_length=1, max_length=255)
-    port: int = Field(0, ge=0, le=65535, description="0 takes the usual one: 5432 or 3306")
+    port: int = Field(0, ge=0, le=65535, description="0 takes the usual one of its kind")
     database: str = Field(min_length=1, max_length=128)
-    user: str = Field(min_length=1, max_length=128)
+    user: str = Field("", max_length=128, description="A MongoDB without logins has none")
     secret: SecretName = Field("", description="Holds the password; empty for none")
+
+    @model_validator(mode="after")
+    def _someone(self) -> SourceIn:
+        if not self.user and self.kind != "mongodb":
+            raise ValueError("user: say as whom to log in")
+        return self
 
 
 async def save_source(run: JobRun, params: SourceIn) -> Receipt:
     """Keep a source, once it answered. What other server it is now is told, not taken over in silence."""
     row = Source(**params.model_dump())
-    row.port = row.port or (5432 if row.kind == "postgres" else 3306)
+    row.port = row.port or reaching.PORTS[row.kind]
     way = JobWay(run)
     async with reaching.reached(way, row) as place:
         reader = reaching.reader(row.kind, place, "x", "x_0")

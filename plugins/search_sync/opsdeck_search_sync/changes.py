@@ -79,6 +79,10 @@ class Column:
     key: bool = False
 
 
+ANY = Column("*", "any")
+"""Stands for the fields that rows may have besides those named, at a source without a schema."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something about the source that is not as it must (`stop`) or should be, with the SQL that mends it."""
@@ -95,6 +99,8 @@ class Head:
     position: str
     retained_bytes: int | None = None
     behind_bytes: int | None = None
+    left_seconds: int | None = None
+    """How long it takes until the source forgets our place in its log, if it goes on as now."""
 
 
 class LogLost(OpsDeckError):

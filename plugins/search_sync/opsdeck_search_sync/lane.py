@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from opsdeck.api import Refused, Unavailable, utcnow
 from opsdeck_search_sync import ledger
 from opsdeck_search_sync.changes import Change, Counts, Emptied, Part, Reader
+from opsdeck_search_sync.doubts import Doubts
 from opsdeck_search_sync.mapping import Mapper, MappingRules
-from opsdeck_search_sync.meilisearch import Meilisearch, Problem
+from opsdeck_search_sync.meilisearch import GONE, Meilisearch, Problem
 from opsdeck_search_sync.models import DeadLetter, Generation, Phase
 from opsdeck_search_sync.pipeline import Id, Limits, Op, Pipeline, Verb
 
@@ -34,11 +35,14 @@ class _Copied:
 
 
 class Lane:
-    """Works on one generation until it is told to halt. `fence` is written with every step."""
+    """Works on one generation until it is told to halt. `fence` is written with every step.
+
+    `quiet` says that whoever worked on it before left no write unanswered.
+    """
 
     def __init__(
         self, db: Database, reader: Reader, client: Meilisearch, generation: Generation, index: str, fence: int,
-        *, limits: Limits | None = None,
+        *, limits: Limits | None = None, quiet: bool = False,
     ) -> None:  # fmt: skip
         self._db, self.reader, self._client, self.generation = db, reader, client, generation
         self.index = index
@@ -56,6 +60,14 @@ class Lane:
         self.caught_up = asyncio.Event()
         self.lag: float | None = None
         self._keeping = asyncio.Lock()
+        self._doubts = Doubts(client, index, f"{generation.sync}:{generation.number}")
+        if generation.phase != Phase.NEW and not quiet:
+            self._doubts.earlier(GONE - (utcnow() - generation.moved).total_seconds())
+
+    @property
+    def in_doubt(self) -> bool:
+        """Tell whether a write that nobody answered may still arrive; the checkpoint stays before it."""
+        return self._doubts.open
 
     @property
     def in_flight(self) -> int:
@@ -99,18 +111,15 @@ class Lane:
         await self._client.done(await self._client.create(generation.shadow, self._rules.id))
         if generation.settings:
             await self._client.done(await self._client.settings(generation.shadow, generation.settings))
+        assert self._mapper is not None  # noqa: S101 - made by `run`
+        mapping: dict[str, Any] = self._mapper.frozen.model_dump(mode="json", by_alias=True)
         position = await self.reader.begin()
         estimate = await self.reader.estimate()
         await ledger.move(
-            self._db, generation, self._fence, mapping=self._frozen(), phase=Phase.COPYING, position=position,
+            self._db, generation, self._fence, mapping=mapping, phase=Phase.COPYING, position=position,
             cursor=None, copied=0, estimate=estimate,
         )  # fmt: skip
         self._position = position
-
-    def _frozen(self) -> dict[str, Any]:
-        """Give the mapping with its columns by name: one that goes later must be missed, not left out in silence."""
-        assert self._mapper is not None  # noqa: S101 - made by `run`
-        return self._rules.frozen(self._mapper.rules).model_dump(mode="json", by_alias=True)
 
     async def _copy(self) -> None:
         mapper = self._mapper
@@ -134,7 +143,7 @@ class Lane:
 
         pipeline: Pipeline[_Copied] = Pipeline(
             self._client, self.index, on_mark=on_mark, on_dead=self._bury, on_good=self._raise_up, limits=self._limits,
-            name=f"{generation.sync}:{generation.number}:copy",
+            doubts=self._doubts,
         )  # fmt: skip
 
         async def work() -> None:
@@ -157,9 +166,10 @@ class Lane:
 
     async def _follow(self) -> None:
         self._position = self.generation.position
+        self._doubts.begin(await self._client.newest_task())
         pipeline: Pipeline[str] = Pipeline(
             self._client, self.index, on_mark=self._on_mark, on_dead=self._bury, on_good=self._raise_up,
-            limits=self._limits, name=f"{self.generation.sync}:{self.generation.number}",
+            limits=self._limits, doubts=self._doubts,
         )  # fmt: skip
         self._pipeline = pipeline
 
@@ -236,7 +246,7 @@ class Lane:
         """Write the checkpoint, and only then let the source forget what lies before it."""
         async with self._keeping:
             counts, self._counts = self._counts, Counts()
-            position = self._position
+            position = self.generation.position if self.in_doubt else self._position
             await ledger.progress(
                 self._db, self.generation, self._fence, counts.written, counts.removed, position=position
             )
@@ -245,8 +255,11 @@ class Lane:
 
     async def tend(self) -> None:
         """Write what the last marks left unwritten, when it is time."""
+        if self._pipeline is None:
+            return
         waits = self._counts.written or self._counts.removed
-        if self._pipeline is not None and waits and time.monotonic() - self._kept >= KEEP_EVERY:
+        moved = self._position != self.generation.position and not self.in_doubt
+        if (waits or moved) and time.monotonic() - self._kept >= (KEEP_EVERY if waits else KEEP_IDLE):
             await self._keep()
 
     async def _bury(self, id_: Id, op: Op, problem: Problem) -> None:

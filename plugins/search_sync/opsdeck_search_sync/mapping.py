@@ -18,7 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from opsdeck.api import Invalid, Refused
-from opsdeck_search_sync.changes import UNCHANGED, Change, Column, Emptied, Json, Put, Removed, Row
+from opsdeck_search_sync.changes import ANY, UNCHANGED, Change, Column, Emptied, Json, Put, Removed, Row
 from opsdeck_search_sync.documents import document_id
 from opsdeck_search_sync.pipeline import Id, Op, Verb
 
@@ -149,11 +149,14 @@ class Mapper:
                 "the table has no primary key.", field="table", hint="give it one: ALTER TABLE … ADD PRIMARY KEY"
             )
         names = {column.name for column in columns}
+        self._all = ANY in columns and not mapping.fields
         rules = mapping.fields or [
-            FieldRule(column=column.name) for column in columns if column.name not in mapping.leave_out
+            FieldRule(column=column.name)
+            for column in columns
+            if not self._all and column.name not in mapping.leave_out
         ]
         for column in [*(rule.column for rule in rules), *mapping.columns]:
-            if column not in names:
+            if column not in names and (ANY not in columns or "." in column):
                 raise Invalid(
                     f"there is no column {column!r}.", field="mapping", hint=f"there are: {', '.join(sorted(names))}"
                 )
@@ -163,8 +166,15 @@ class Mapper:
             if taken.count(name) > 1:
                 raise Invalid(f"the field {name!r} is made twice.", field="mapping", hint="rename one of them")
         self._derived = mapping.columns
-        self.needed = frozenset(column for column, _name, _cast in self.rules) | self._derived | set(self.key)
+        named = frozenset(column for column, _name, _cast in self.rules) | self._derived | set(self.key)
+        self.needed = None if self._all else named
+        """The columns that rows must have; None where a row has what it has, and all of it counts."""
         self._conditions = tuple(condition(rule) for rule in mapping.filter)
+
+    @property
+    def frozen(self) -> MappingRules:
+        """Give the mapping with its columns by name: one that goes later must be missed, not left out in silence."""
+        return self.mapping if self._all else self.mapping.frozen(self.rules)
 
     def id_of(self, row: Row) -> Id:
         """Give the id of a row's document."""
@@ -172,14 +182,17 @@ class Mapper:
 
     def wanted(self, row: Row) -> bool:
         """Tell whether a row is one of those that the filter lets through."""
-        return all(holds(_known(row[column])) for column, holds in self._conditions)
+        return all(holds(self._value(row, column)) for column, holds in self._conditions)
+
+    def _value(self, row: Row, column: str) -> Json:
+        return _known(row.get(column) if self._all else row[column])
 
     def document(self, row: Row) -> dict[str, Json]:
         """Make the whole document of a whole row."""
         made = self._fields(row)
         made.update(self.mapping.constants)
         for name, text in self.mapping.templates.items():
-            made[name] = text.format(**{key: _shown(_known(row[key])) for key in self._derived})
+            made[name] = text.format(**{key: _shown(self._value(row, key)) for key in self._derived})
         geo = self._geo(row)
         if geo is not None:
             made["_geo"] = geo
@@ -187,7 +200,13 @@ class Mapper:
         return made
 
     def _fields(self, row: Row) -> dict[str, Json]:
-        made: dict[str, Json] = {}
+        if self._all:
+            away = {*self.mapping.leave_out, *self.key}
+            made: dict[str, Json] = {name: _known(value) for name, value in row.items() if name not in away}
+            if "_geo" in made and legal_geo(made["_geo"]) is None:
+                del made["_geo"]  # it would fail every document beside it
+            return made
+        made = {}
         for column, name, how in self.rules:
             value = row[column]
             if value is not UNCHANGED:
@@ -199,8 +218,8 @@ class Mapper:
         if rule is None:
             return None
         if rule.point:
-            return legal_geo(_known(row[rule.point]))
-        return legal_geo({"lat": _known(row[rule.lat]), "lng": _known(row[rule.lng])})
+            return legal_geo(self._value(row, rule.point))
+        return legal_geo({"lat": self._value(row, rule.lat), "lng": self._value(row, rule.lng)})
 
     def operations(self, changes: Iterable[Change]) -> Iterable[tuple[Id, Op] | Emptied]:
         """Turn changes into what becomes of documents, in order. Raises `Refused` where a value is needed that the
@@ -217,7 +236,7 @@ class Mapper:
         id_ = self.id_of(change.row)
         if change.before is not None and (old := self.id_of(change.before)) != id_:
             yield old, Op(Verb.DELETE)
-        missing = {column for column in self.needed if change.row[column] is UNCHANGED}
+        missing = {column for column in self.needed or () if change.row[column] is UNCHANGED}
         if not missing:
             yield id_, Op(Verb.REPLACE, self.document(change.row)) if self.wanted(change.row) else Op(Verb.DELETE)
             return

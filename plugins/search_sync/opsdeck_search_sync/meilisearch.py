@@ -22,6 +22,12 @@ LATER = frozenset(
 )
 """Codes of faults that pass: the same documents may succeed later."""
 
+LATE, GONE = 60.0, 15.0
+"""Seconds after which a request that nobody answered is taken for lost: in general, and when its link broke, since what
+was sent has left us and a part of a request is none."""
+
+RUNS = "see that it runs and that the address is right"
+
 BISECT = frozenset(
     {
         "invalid_document_id",
@@ -81,6 +87,14 @@ class Rejected(OpsDeckError):
         self.http = status
 
 
+class Unanswered(Unavailable):
+    """Nobody knows whether Meilisearch took a request; it may still come in for `seconds`."""
+
+    def __init__(self, message: str, seconds: float, **more: str) -> None:
+        super().__init__(message, **more)
+        self.seconds = seconds
+
+
 class Meilisearch:
     """A client of one Meilisearch. Use it as a context; every request has a bound."""
 
@@ -127,14 +141,21 @@ class Meilisearch:
             raise Invalid(
                 f"{self.url!r} is no address.", field="url", hint="write it like http://127.0.0.1:7700"
             ) from fault
-        except httpx.HTTPError as fault:
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as fault:
             raise Unavailable(
+                f"Meilisearch at {self.url} cannot be reached ({type(fault).__name__}).", hint=RUNS
+            ) from fault
+        except httpx.HTTPError as fault:
+            raise Unanswered(
                 f"Meilisearch at {self.url} does not answer ({type(fault).__name__}).",
-                hint="see that it runs and that the address is right",
+                LATE if isinstance(fault, httpx.TimeoutException) else GONE,
+                hint=RUNS,
             ) from fault
         if answer.is_success:
             return answer.json() if answer.content else None
         problem = _problem_of(answer)
+        if answer.status_code in {502, 504}:
+            raise Unanswered(f"the way to Meilisearch at {self.url} broke ({answer.status_code}).", LATE, hint=RUNS)
         if (
             answer.status_code in {408, 429}
             or answer.status_code >= 500
@@ -179,8 +200,11 @@ class Meilisearch:
         """Change an index's settings; give the task."""
         return _uid(await self.call("PATCH", f"/indexes/{quote(index, safe='')}/settings", body=dict(settings)))
 
-    async def documents(self, index: str, lines: Sequence[bytes], *, merge: bool, mark: str = "") -> int:
-        """Replace whole documents (or merge fields into them); give the task. Raises `Rejected`."""
+    async def documents(self, index: str, lines: Sequence[bytes], *, merge: bool, mark: str) -> int:
+        """Replace whole documents (or merge fields into them); give the task, which carries `mark`.
+
+        Raises `Rejected`, and `Unanswered` when it may still come in; so do all that write.
+        """
         content = b"\n".join(lines)
         headers = {"Content-Type": "application/x-ndjson"}
         if len(content) > 64 * 1024:
@@ -192,17 +216,31 @@ class Meilisearch:
                 f"/indexes/{quote(index, safe='')}/documents",
                 content=content,
                 headers=headers,
-                params={"customMetadata": mark} if mark else None,
+                params={"customMetadata": mark},
             )
         )
 
-    async def delete(self, index: str, ids: Sequence[int | str]) -> int:
+    async def delete(self, index: str, ids: Sequence[int | str], *, mark: str) -> int:
         """Remove documents by their ids; give the task."""
-        return _uid(await self.call("POST", f"/indexes/{quote(index, safe='')}/documents/delete-batch", body=list(ids)))
+        path = f"/indexes/{quote(index, safe='')}/documents/delete-batch"
+        return _uid(await self.call("POST", path, body=list(ids), params={"customMetadata": mark}))
 
-    async def clear(self, index: str) -> int:
+    async def clear(self, index: str, *, mark: str) -> int:
         """Remove all documents; give the task."""
-        return _uid(await self.call("DELETE", f"/indexes/{quote(index, safe='')}/documents"))
+        path = f"/indexes/{quote(index, safe='')}/documents"
+        return _uid(await self.call("DELETE", path, params={"customMetadata": mark}))
+
+    async def marks(self, index: str, after: int) -> list[tuple[int, str]]:
+        """Give the tasks on an index's documents that came after the task `after`, each with its mark."""
+        found: list[tuple[int, str]] = []
+        params = {"indexUids": index, "types": "documentAdditionOrUpdate,documentDeletion", "limit": "500"}
+        while True:
+            results = (await self.call("GET", "/tasks", params=params))["results"]
+            newer = [(int(one["uid"]), str(one.get("customMetadata") or "")) for one in results if one["uid"] > after]
+            found += newer
+            if len(newer) < 500:
+                return found
+            params["from"] = str(newer[-1][0] - 1)
 
     async def swap(self, one: str, other: str) -> int:
         """Swap two indexes; give the task."""

@@ -12,14 +12,17 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
+from functools import partial
 from typing import Generic, TypeVar
 
 from opsdeck.api import Refused, Unavailable, utcnow
 from opsdeck_search_sync.changes import Counts, Json
-from opsdeck_search_sync.meilisearch import Meilisearch, Problem, Rejected
+from opsdeck_search_sync.doubts import LOOK, Doubts
+from opsdeck_search_sync.meilisearch import Meilisearch, Problem, Rejected, Unanswered
 
 M = TypeVar("M")
 
@@ -89,13 +92,13 @@ class Pipeline(Generic[M]):
         on_dead: Callable[[Id, Op, Problem], Awaitable[None]],
         on_good: Callable[[Sequence[Id]], Awaitable[None]] | None = None,
         limits: Limits | None = None,
-        name: str = "",
+        doubts: Doubts | None = None,
     ) -> None:
         self._client = client
         self._index = index
         self._on_mark, self._on_dead, self._on_good = on_mark, on_dead, on_good
         self._limits = limits or Limits()
-        self._name = name
+        self._doubts = doubts or Doubts(client, index, index)
         self._window: dict[Id, Op] = {}
         self._mark: M | None = None
         self._committed: datetime | None = None
@@ -107,7 +110,6 @@ class Pipeline(Generic[M]):
         self._room = asyncio.Event()
         self._still = asyncio.Event()
         self._still.set()
-        self._sent = 0
         self._pause = self._limits.poll
         self._broken: BaseException | None = None
         self._counts = Counts()
@@ -171,7 +173,7 @@ class Pipeline(Generic[M]):
         await self._patiently(self._clear)
 
     async def _clear(self) -> None:
-        await self._client.done(await self._client.clear(self._index))
+        await self._client.done(await self._marked(partial(self._client.clear, self._index)))
 
     async def _or_broken(self, event: asyncio.Event) -> None:
         while not event.is_set():
@@ -192,6 +194,11 @@ class Pipeline(Generic[M]):
                     await self._send(self._seal())
                 if self._flights:
                     await self._look()
+                if (late := await self._patiently(self._doubts.look)) is not None:
+                    raise Unavailable(
+                        f"a write to {self._index} that was given up came late, as task {late}.",
+                        hint="nothing; the log is read again from before it",
+                    )
                 await self._rest()
         except asyncio.CancelledError:
             self._broken = Unavailable("the sync was stopped.")
@@ -217,7 +224,9 @@ class Pipeline(Generic[M]):
     async def _rest(self) -> None:
         if not self._flights and not self._window and self._mark is None:
             self._still.set()
-            await self._news.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK if self._doubts.open else None):
+                    await self._news.wait()
             return
         if self._ready():
             return
@@ -236,17 +245,26 @@ class Pipeline(Generic[M]):
 
     async def _submit(self, ops: Mapping[Id, Op]) -> tuple[int, ...]:
         """Send operations on documents that are all different, so that the order of the tasks is free."""
-        self._sent += 1
-        mark = f"{self._name}:{self._sent}"
         tasks = []
         for verb, merge in ((Verb.REPLACE, False), (Verb.MERGE, True)):
             lines = [json.dumps(op.body, ensure_ascii=False).encode() for op in ops.values() if op.verb is verb]
             if lines:
-                tasks.append(await self._client.documents(self._index, lines, merge=merge, mark=mark))
+                tasks.append(await self._marked(partial(self._client.documents, self._index, lines, merge=merge)))
         gone = [id_ for id_, op in ops.items() if op.verb is Verb.DELETE]
         if gone:
-            tasks.append(await self._client.delete(self._index, gone))
+            tasks.append(await self._marked(partial(self._client.delete, self._index, gone)))
         return tuple(tasks)
+
+    async def _marked(self, send: Callable[..., Awaitable[int]]) -> int:
+        """Send a request under a mark of its own; remember it when nobody knows whether it arrived."""
+        mark = self._doubts.mark()
+        try:
+            uid = await send(mark=mark)
+        except Unanswered as fault:
+            self._doubts.given_up(mark, fault.seconds)
+            raise
+        self._doubts.wrote(uid)
+        return uid
 
     async def _look(self) -> None:
         """Ask for the tasks in flight; take what succeeded off the front; send again from the first that failed."""

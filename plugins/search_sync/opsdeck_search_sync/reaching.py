@@ -13,7 +13,8 @@ from opsdeck_search_sync.meilisearch import Meilisearch
 from opsdeck_search_sync.models import Instance, Source
 from opsdeck_search_sync.sources.place import Place
 
-KINDS = ("postgres", "mariadb")
+PORTS = {"postgres": 5432, "mariadb": 3306, "mysql": 3306, "mongodb": 27017}
+"""The kinds of sources, with the port that each has as a rule."""
 
 
 class Way(Protocol):
@@ -68,8 +69,12 @@ def reader(kind: str, place: Place, table: str, name: str, needed: frozenset[str
         from opsdeck_search_sync.sources.postgres import PostgresReader
 
         return PostgresReader(place, table, name, needed)
-    if kind == "mariadb":
+    if kind in {"mariadb", "mysql"}:
         from opsdeck_search_sync.sources.mysql import MysqlReader
 
-        return MysqlReader(place, table, name, needed, maria=True)
-    raise Invalid(f"sources of the kind {kind!r} are not known.", field="kind", hint=f"one of: {', '.join(KINDS)}")
+        return MysqlReader(place, table, name, needed, maria=kind == "mariadb")
+    if kind == "mongodb":
+        from opsdeck_search_sync.sources.mongodb import MongoReader
+
+        return MongoReader(place, table, needed)
+    raise Invalid(f"sources of the kind {kind!r} are not known.", field="kind", hint=f"one of: {', '.join(PORTS)}")

@@ -6,6 +6,7 @@ One node runs it at a time, under the core's lease; every row it writes carries 
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -19,7 +20,7 @@ from opsdeck_search_sync.changes import LogLost, Reader
 from opsdeck_search_sync.lane import Lane
 from opsdeck_search_sync.ledger import Whole
 from opsdeck_search_sync.mapping import Mapper, MappingRules
-from opsdeck_search_sync.meilisearch import Meilisearch, Rejected
+from opsdeck_search_sync.meilisearch import GONE, Meilisearch, Rejected, Unanswered
 from opsdeck_search_sync.models import Generation, Phase, Reading, Source, Wanted
 from opsdeck_search_sync.sources.place import Place
 
@@ -46,6 +47,7 @@ class Stream:
         self._db, self._name = run.db, whole.sync.name
         self._work: dict[int, _Work] = {}
         self._held: set[int] = set()
+        self._quiet: set[int] = set()
         self._retried = whole.sync.retry
         self._read = 0.0
         self._control = self._reader(Generation(sync=self._name, number=0))
@@ -54,7 +56,7 @@ class Stream:
         sync, source = self._whole.sync, self._whole.source
         return reaching.reader(source.kind, self._place, sync.table, f"{sync.name}_{generation.number}", needed)
 
-    async def _needed(self, generation: Generation) -> frozenset[str]:
+    async def _needed(self, generation: Generation) -> frozenset[str] | None:
         rules = MappingRules.model_validate(generation.mapping)
         return Mapper(rules, await self._control.columns()).needed
 
@@ -97,7 +99,7 @@ class Stream:
         """Start what should run and does not; swap what is ready; remove what is retired."""
         live, building = self._whole.live, self._whole.building
         if building is not None and building.phase == Phase.SWAPPING:
-            await self._finish_swap(live, building)
+            await self._finish_swap(live, building, wait=GONE - (utcnow() - building.moved).total_seconds())
             return
         for generation in (live, building):
             if generation is not None and generation.id not in self._work and generation.id not in self._held:
@@ -113,7 +115,9 @@ class Stream:
         if live is not None and live.shadow and live.keep_until is not None and live.keep_until < utcnow():
             await self._client.remove(live.shadow)
             await ledger.move(self._db, live, self._run.fence, shadow="", keep_until=None)
-        if building is not None and building.id in self._work and self._work[building.id].lane.caught_up.is_set():
+        new = self._work.get(building.id or 0) if building is not None else None
+        doubts = any(work.lane.in_doubt for work in self._work.values())
+        if building is not None and new is not None and new.lane.caught_up.is_set() and not doubts:
             await self._swap(live, building)
 
     async def _start(self, generation: Generation) -> None:
@@ -125,7 +129,9 @@ class Stream:
             await self._problem(fault)
             self._held.add(generation.id)
             return
-        lane = Lane(self._db, reader, self._client, generation, index, self._run.fence)
+        quiet = generation.id in self._quiet
+        self._quiet.discard(generation.id)
+        lane = Lane(self._db, reader, self._client, generation, index, self._run.fence, quiet=quiet)
         self._work[generation.id] = _Work(
             lane, asyncio.create_task(lane.run(), name=f"{self._name} {generation.number}")
         )
@@ -169,9 +175,14 @@ class Stream:
         if live is not None and (old := self._work.pop(live.id or 0, None)) is not None:
             old.lane.halt()
             await self._ended(old)
+            if old.lane.in_doubt:
+                return  # a late write to the index would hit the new content: it starts again, and the swap waits
         new.lane.halt((await new.lane.reader.head(new.lane.position)).position)
         del self._work[building.id]
         await self._ended(new)
+        if new.lane.in_doubt:
+            return
+        self._quiet.add(building.id)
         await ledger.move(
             self._db, building, self._run.fence, phase=Phase.SWAPPING, swap_after=await self._client.newest_task()
         )
@@ -184,17 +195,25 @@ class Stream:
         finally:
             await self._stop(work)
 
-    async def _finish_swap(self, live: Generation | None, building: Generation) -> None:
-        """Do the swap, or find that it was done before somebody died; then make the new generation the live one."""
+    async def _finish_swap(self, live: Generation | None, building: Generation, *, wait: float = 0.0) -> None:
+        """Do the swap, or find that it was done before somebody died; then make the new generation the live one.
+
+        For `wait` seconds a swap that was asked for before may still come in: a second one would undo it.
+        """
         index, shadow = self._whole.sync.index, building.shadow
         after = building.swap_after if building.swap_after is not None else -1
-        task = await self._client.swap_since(after, index, shadow)
+        task = await self._asked(after, index, shadow, wait)
         if task is None:
             if not await self._client.exists(index):
                 await self._client.done(
                     await self._client.create(index, MappingRules.model_validate(building.mapping).id)
                 )
-            task = await self._client.swap(index, shadow)
+            try:
+                task = await self._client.swap(index, shadow)
+            except Unanswered as fault:
+                task = await self._asked(after, index, shadow, fault.seconds)
+                if task is None:
+                    raise
         await self._client.done(task)
         empty = await self._client.count(shadow) == 0
         if live is not None and live.shadow:
@@ -206,6 +225,14 @@ class Stream:
         self._held.clear()
         await ledger.set_problem(self._db, self._name, "")
         self._run.log(f"generation {building.number} is live", "good")
+
+    async def _asked(self, after: int, index: str, shadow: str, wait: float) -> int | None:
+        """Find the swap that was asked for, looking for `wait` seconds."""
+        for left in range(max(0, math.ceil(wait)), -1, -1):
+            if (task := await self._client.swap_since(after, index, shadow)) is not None:
+                return task
+            await asyncio.sleep(min(left, 1.0))
+        return None
 
     async def _retire(self, generation: Generation) -> None:
         reader = self._reader(generation)

@@ -13,7 +13,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 import pymysql
 import pytest
+from databases import BINLOG, Maria, MariaShop, Mongo, MongoShop, Mysql, MysqlShop, Postgres, PostgresShop, free_port
 from opsdeck_search_sync.meilisearch import Meilisearch
 
 from opsdeck.actor import Actor, Door, Role
@@ -35,6 +34,7 @@ from opsdeck.db.migrate import upgrade
 from opsdeck.deck import Deck
 from opsdeck.jobs.jobs import Submission
 from opsdeck.jobs.services import Pace, Services
+from opsdeck.lab.fleet.images import cache_folder
 from opsdeck.plugins import Plugins
 from opsdeck.secrets.keyring import Keyring
 from opsdeck.secrets.sensitive import Sensitive
@@ -42,55 +42,6 @@ from opsdeck.settings import Settings
 
 STANDIN = Path(__file__).parents[2] / "standins" / "meilisearch.py"
 ADMIN = Actor("ada", Role.ADMIN, Door.CLI, stepped_up=True)
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
-class Postgres:
-    """A server on a port of its own, which a test may kill and start again."""
-
-    def __init__(self, folder: Path, programs: Path, who: dict[str, Any]) -> None:
-        self.folder, self.programs, self.who = folder, programs, who
-        self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        options = {
-            "fsync": "off", "listen_addresses": "127.0.0.1", "port": self.port, "wal_level": "logical",
-            "unix_socket_directories": self.folder, "max_replication_slots": 20, "max_wal_senders": 20,
-            "max_slot_wal_keep_size": "2GB",
-        }  # fmt: skip
-        words = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [self.programs / "postgres", "-D", self.folder / "data", *words], stdout=log, stderr=log, **self.who
-            )
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                self.connect().close()
-                return
-            except psycopg.OperationalError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"PostgreSQL did not start: {(self.folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.05)
-
-    def connect(self, database: str = "postgres") -> Any:
-        return psycopg.connect(
-            host="127.0.0.1", port=self.port, user="postgres", dbname=database, autocommit=True, connect_timeout=5
-        )
-
-    def kill(self, how: int = signal.SIGKILL) -> None:
-        assert self.process is not None
-        self.process.send_signal(how)
-        self.process.wait(30)
-        if how == signal.SIGKILL:
-            time.sleep(0.3)  # its children notice
-        (self.folder / "data" / "postmaster.pid").unlink(missing_ok=True)
 
 
 @pytest.fixture(scope="session")
@@ -126,35 +77,10 @@ def logical(absent: Any) -> Iterator[Postgres]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-class Shop:
-    """A fresh database with one table."""
-
-    kind = "postgres"
-
-    def __init__(self, server: Postgres, name: str) -> None:
-        self.server, self.name = server, name
-        self.connection: Any = None
-
-    def sql(self, text: str, *given: Any) -> list[Any]:
-        """Run statements; connect anew where the server was killed meanwhile."""
-        for attempt in (1, 2):
-            try:
-                if self.connection is None or self.connection.closed:
-                    self.connection = self.server.connect(self.name)
-                cursor = self.connection.execute(text, given or None)
-                return list(cursor.fetchall()) if cursor.description else []
-            except psycopg.OperationalError:
-                if self.connection is not None:
-                    self.connection.close()
-                if attempt == 2:
-                    raise
-        raise AssertionError
-
-
 @pytest.fixture
-def postgres_shop(logical: Postgres) -> Iterator[Shop]:
+def postgres_shop(logical: Postgres) -> Iterator[PostgresShop]:
     """A fresh database with the table `item`; its slots are dropped after the test."""
-    made = Shop(logical, f"shop_{uuid.uuid4().hex[:12]}")
+    made = PostgresShop(logical, f"shop_{uuid.uuid4().hex[:12]}")
     with logical.connect() as connection:
         connection.execute(f"CREATE DATABASE {made.name}")
     made.sql("CREATE TABLE item (id bigint PRIMARY KEY, title text, price numeric(10,2), note text, n int DEFAULT 0)")
@@ -267,8 +193,8 @@ class Bench:
 
     async def define(self, name: str = "items", table: str = "item", mapping: Any = "", **more: Any) -> dict[str, Any]:
         """Save the source, the Meilisearch and a sync."""
-        login = {"user": "postgres"}
-        if self.shop.kind != "postgres":
+        login = {"user": "postgres"} if self.shop.kind == "postgres" else {}
+        if self.shop.kind in {"mariadb", "mysql"}:
             await self.deck.secrets.set("db", Sensitive("s3cret"), kind="password", actor=ADMIN)
             login = {"user": "sync", "secret": "db"}
         await self.act(
@@ -310,14 +236,9 @@ class Bench:
             await asyncio.sleep(0.05)
 
     def rows(self, table: str = "item") -> dict[str, Any]:
-        """Give the source's rows as documents, by an independent way: PostgreSQL's own JSON."""
-        if self.shop.kind != "postgres":
-            got = self.shop.sql(f"SELECT id, title, price, note, n FROM {table}")
-            names = ("id", "title", "price", "note", "n")
-            made = [dict(zip(names, row, strict=True)) for row in got]
-            return {str(row["id"]): row | {"price": float(row["price"])} for row in made}
-        found = self.shop.sql(f"SELECT to_jsonb(t) FROM {table} t")
-        return {str(row[0]["id"]): row[0] for row in found}
+        """Give the source's rows as documents, by an independent way."""
+        found: dict[str, Any] = self.shop.rows(table)
+        return found
 
     def equal(self, index: str = "items", table: str = "item") -> bool:
         """Tell whether index and table hold the same, row by row."""
@@ -342,10 +263,19 @@ async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
         yield opened
 
 
-@pytest.fixture(params=["postgres", "mariadb"])
+MYSQL = pytest.param("mysql", marks=pytest.mark.campaign)
+
+
+@pytest.fixture(params=["postgres", "mariadb", MYSQL])
 def shop(request: pytest.FixtureRequest) -> Any:
-    """A fresh database with the table `item`, of each kind."""
-    return request.getfixturevalue("postgres_shop" if request.param == "postgres" else "maria_shop")
+    """A fresh database with the table `item`, of each kind that speaks SQL."""
+    return request.getfixturevalue(f"{request.param}_shop")
+
+
+@pytest.fixture(params=["postgres", "mariadb", "mongodb", MYSQL])
+def any_shop(request: pytest.FixtureRequest) -> Any:
+    """A fresh database with `item`, of each kind."""
+    return request.getfixturevalue(f"{request.param}_shop")
 
 
 @pytest.fixture
@@ -354,52 +284,6 @@ async def bench(deck: Deck, shop: Any, meili: Meili) -> AsyncIterator[Bench]:
     made = Bench(deck, shop, meili)
     yield made
     await made.halt()
-
-
-class Maria:
-    """A MariaDB on a port of its own, which a test may kill and start again."""
-
-    def __init__(self, folder: Path, program: str, options: dict[str, str]) -> None:
-        self.folder, self.program, self.options = folder, program, options
-        self.port = free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        words = [f"--{name}={value}" for name, value in self.options.items()]
-        with (self.folder / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    self.program, "--no-defaults", f"--datadir={self.folder / 'data'}", f"--port={self.port}",
-                    "--bind-address=127.0.0.1", f"--socket={self.folder / 'sock'}", "--user=root",
-                    f"--pid-file={self.folder / 'pid'}", "--innodb-flush-log-at-trx-commit=2", *words,
-                ],
-                stdout=log, stderr=log,
-            )  # fmt: skip
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(pymysql.Error):
-                self.connect().close()
-                return
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"MariaDB did not start: {(self.folder / 'log').read_text()[-2000:]}")
-            time.sleep(0.05)
-
-    def connect(self, database: str | None = None) -> Any:
-        return pymysql.connect(
-            host="127.0.0.1", port=self.port, user="sync", password="s3cret", database=database, autocommit=True,
-            connect_timeout=5, init_command="SET time_zone = '+00:00'",
-        )  # fmt: skip
-
-    def kill(self, how: int = signal.SIGKILL) -> None:
-        assert self.process is not None
-        self.process.send_signal(how)
-        self.process.wait(60)
-
-
-BINLOG = {
-    "log-bin": "bin", "server-id": "7", "binlog-format": "ROW", "binlog-row-metadata": "FULL",
-    "character-set-server": "utf8mb4",
-}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -425,37 +309,9 @@ def maria(absent: Any) -> Iterator[Maria]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-class MariaShop:
-    """A fresh database with one table."""
-
-    kind = "mariadb"
-
-    def __init__(self, server: Maria, name: str) -> None:
-        self.server, self.name = server, name
-        self.connection: Any = None
-
-    def sql(self, text: str, *given: Any) -> list[Any]:
-        """Run a statement; connect anew where the server was killed meanwhile."""
-        for attempt in (1, 2):
-            try:
-                if self.connection is None or not self.connection.open:
-                    self.connection = self.server.connect(self.name)
-                with self.connection.cursor() as cursor:
-                    cursor.execute(text, given or None)
-                    return list(cursor.fetchall())
-            except pymysql.OperationalError:
-                if self.connection is not None and self.connection.open:
-                    self.connection.close()
-                if attempt == 2:
-                    raise
-        raise AssertionError
-
-
-@pytest.fixture
-def maria_shop(maria: Maria) -> Iterator[MariaShop]:
-    """A fresh database with the table `item`."""
-    made = MariaShop(maria, f"shop_{uuid.uuid4().hex[:12]}")
-    with maria.connect() as connection, connection.cursor() as cursor:
+@contextlib.contextmanager
+def fresh(made: Any) -> Iterator[Any]:
+    with made.server.connect() as connection, connection.cursor() as cursor:
         cursor.execute(f"CREATE DATABASE {made.name}")
     made.sql(
         "CREATE TABLE item (id bigint PRIMARY KEY, title varchar(200), price decimal(10,2), note text, n int DEFAULT 0)"
@@ -464,3 +320,68 @@ def maria_shop(maria: Maria) -> Iterator[MariaShop]:
     with contextlib.suppress(pymysql.Error):
         made.sql(f"DROP DATABASE {made.name}")
         made.connection.close()
+
+
+@pytest.fixture
+def mariadb_shop(maria: Maria) -> Iterator[MariaShop]:
+    """A fresh database with the table `item`."""
+    with fresh(MariaShop(maria, f"shop_{uuid.uuid4().hex[:12]}")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def mysql(absent: Any) -> Iterator[Mysql]:
+    """A MySQL of Debian's next release; its system is made once, which takes two minutes."""
+    if os.geteuid() != 0 or not shutil.which("debootstrap"):
+        absent("MySQL needs root and debootstrap to make its system", installable=False)
+    root = cache_folder() / "mysql-sid"
+    if not root.is_dir():
+        building = root.with_suffix(".building")
+        shutil.rmtree(building, ignore_errors=True)
+        words = ["--variant=minbase", "--include=mysql-server-core,openssl", "sid", building]
+        done = subprocess.run(["debootstrap", *words], capture_output=True, text=True)
+        if done.returncode != 0:
+            absent(f"MySQL could not be had: {done.stdout[-300:]}", installable=False)
+        building.rename(root)
+    folder = Path(tempfile.mkdtemp(prefix="opsdeck-", dir=root / "tmp"))
+    options = BINLOG | {"gtid-mode": "ON", "enforce-gtid-consistency": "ON"}
+    del options["binlog-format"]
+    server = Mysql(root, folder, options)
+    server.initialise()
+    (folder / "init.sql").write_text(
+        "CREATE USER IF NOT EXISTS sync@'%' IDENTIFIED BY 's3cret';\nGRANT ALL ON *.* TO sync@'%';\n"
+    )
+    server.options["init-file"] = f"/tmp/{folder.name}/init.sql"
+    server.start()
+    yield server
+    server.kill(signal.SIGTERM)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def mysql_shop(mysql: Mysql) -> Iterator[MysqlShop]:
+    """A fresh database with the table `item`."""
+    with fresh(MysqlShop(mysql, f"shop_{uuid.uuid4().hex[:12]}")) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def mongo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mongo]:
+    """The stand-in of MongoDB, or the server that `OPSDECK_TEST_MONGO_URL` names."""
+    if url := os.environ.get("OPSDECK_TEST_MONGO_URL"):
+        yield Mongo(None, url)
+        return
+    server = Mongo(tmp_path_factory.mktemp("mongo"), noop="0.2")
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def mongodb_shop(mongo: Mongo) -> Iterator[MongoShop]:
+    """A fresh database with the collection `item`."""
+    made = MongoShop(mongo, f"shop_{uuid.uuid4().hex[:12]}")
+    made.client[made.name].create_collection("item")
+    yield made
+    made.client.drop_database(made.name)
+    made.client.close()

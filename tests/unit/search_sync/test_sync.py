@@ -10,18 +10,8 @@ import pytest
 pytestmark = pytest.mark.timeout(120)
 
 
-def numbered(bench: Any, count: int) -> str:
-    """Rows 1 to `count`, in the words of the server."""
-    rows = (
-        f"generate_series(1, {count}) AS s(g)"
-        if bench.shop.kind == "postgres"
-        else f"(SELECT seq AS g FROM seq_1_to_{count}) AS s"
-    )
-    return f"INSERT INTO item (id, title, price, note) SELECT g, concat('title ', g), g / 4.0, 'n' FROM {rows}"
-
-
 async def test_copies_then_follows_every_kind_of_change(bench: Any) -> None:
-    bench.shop.sql(numbered(bench, 2500))
+    bench.shop.fill(2500)
     await bench.define()
     await bench.act("start", sync="items")
     bench.run()
@@ -41,7 +31,7 @@ async def test_copies_then_follows_every_kind_of_change(bench: Any) -> None:
 
 
 async def test_rows_written_during_the_copy_are_there(bench: Any) -> None:
-    bench.shop.sql(numbered(bench, 20000))
+    bench.shop.fill(20000)
     await bench.define()
     await bench.act("start", sync="items")
     bench.run()
@@ -90,7 +80,7 @@ async def test_pause_resume_and_drop(bench: Any) -> None:
 
 
 async def test_rebuild_with_another_mapping_under_load(bench: Any) -> None:
-    bench.shop.sql(numbered(bench, 2000))
+    bench.shop.fill(2000)
     await bench.define()
     await bench.act("start", sync="items")
     bench.run()

@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import queue
 import re
+import socket
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -342,7 +343,9 @@ class _Tail:
         """End the thread; its sockets are shut, so it does not wait for the server."""
         self._stopped.set()
         for connection in self._connections:
-            with suppress(Exception):  # it is going away
+            with suppress(Exception):  # it is going away; only a shutdown wakes a thread that reads from it
+                connection._sock.shutdown(socket.SHUT_RDWR)
+            with suppress(Exception):
                 connection._force_close()
         with suppress(queue.Empty):
             while True:
