@@ -138,6 +138,13 @@ class JobRun(Protocol):
         """
         ...
 
+    async def remove_secret(self, name: str) -> None:
+        """Remove a secret that the plugin made, once no row refers to it.
+
+        Raises `NotFound`, `Conflict` while something refers to it, `Refused` below operator.
+        """
+        ...
+
     def hide(self, value: Sensitive) -> None:
         """Redact a value in this job's log from now on (a password that was just made)."""
         ...

@@ -203,6 +203,10 @@ class JobWork:
                 self.hide(value)
         return self._secrets[name]
 
+    async def remove_secret(self, name: str) -> None:
+        """Remove a secret. Raises `NotFound`, `Conflict` while something refers to it, `Refused` below operator."""
+        await self._deck.secrets.remove(name, self.actor)
+
     def hide(self, value: Sensitive) -> None:
         """Mask a value in this job's log from now on."""
         self._hidden.append(value)

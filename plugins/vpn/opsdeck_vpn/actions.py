@@ -12,25 +12,19 @@ from sqlmodel import col, delete
 
 from opsdeck.api import (
     Action,
-    Command,
-    HostAccess,
     Invalid,
     JobRun,
+    NotFound,
     Plan,
     PlanRun,
     ProbeFailed,
     Receipt,
-    Refused,
     Risk,
     StepRun,
     Targets,
-    Unavailable,
-    units,
-    utcnow,
 )
-from opsdeck_vpn import attend, gateway, socks, tunnels
+from opsdeck_vpn import attend, drivers, proofs, tunnels
 from opsdeck_vpn.models import Otp, Proof, Rule, State, Tunnel
-from opsdeck_vpn.render.gateway import SOCKS_USER, unit_names
 
 NAME = r"[a-z][a-z0-9-]{0,10}"
 
@@ -72,19 +66,20 @@ async def _held(run: JobRun, name: str, seconds: float) -> AsyncIterator[Tunnel]
 async def _plan_up(run: PlanRun, params: UpParams) -> Plan:
     tunnel = await tunnels.find(run.db, params.tunnel)
     keys = await tunnels.open_keys(run, tunnel)
-    return Plan(await gateway.plan(run.on(tunnel.host), keys.gateway))
+    return Plan(await drivers.of(tunnel.driver).plan(run.on(tunnel.host), keys.gateway))
 
 
 async def _up(run: JobRun, params: UpParams) -> Receipt:
     async with _held(run, params.tunnel, params.wait + 300) as tunnel, run.step(tunnel.host) as step:
         keys = await tunnels.open_keys(run, tunnel)
-        changed = await gateway.lay(step, keys.gateway)
+        driver = drivers.of(tunnel.driver)
+        changed = await driver.lay(step, keys.gateway)
         afresh = tunnel.state == State.FAILED
         if tunnel.state in (State.DOWN, State.FAILED):
             await tunnels.set_state(run.db, tunnel.name, State.STARTING, wanted=True, pushed={}, challenge="")
         else:
             await tunnels.change(run.db, tunnel.name, wanted=True)
-        await gateway.start(step, keys.gateway, changed, afresh=afresh)
+        await driver.start(step, keys.gateway, changed, afresh=afresh)
         seen = await settled(run, step, tunnel.name, params.wait)
         step.note(seen.state)
         if seen.state == State.FAILED:
@@ -99,7 +94,18 @@ async def _up(run: JobRun, params: UpParams) -> Receipt:
             step.log(
                 f"the office asks: {seen.challenge}. Give the code at the tunnel's page or with `opsdeck vpn code`"
             )
+        else:
+            async with step.forward(tunnel.port, tunnel.listen) as door:
+                size = await proofs.sizes(step, door, keys.gateway.socks_password, seen) if _probed(seen) else None
+            if size:
+                await proofs.record(run, step, seen, size)
+                if not size.passed:
+                    step.log(f"Next: {size.hint}")
         return _seen(seen) | {"changed": list(changed)}
+
+
+def _probed(tunnel: Tunnel) -> bool:
+    return tunnels.probe_of(tunnel) is not None
 
 
 async def settled(run: JobRun, step: StepRun, name: str, seconds: float) -> Tunnel:
@@ -130,7 +136,7 @@ def _seen(tunnel: Tunnel) -> Receipt:
 async def _down(run: JobRun, params: TunnelParams) -> Receipt:
     async with _held(run, params.tunnel, 300) as tunnel, run.step(tunnel.host) as step:
         await tunnels.change(run.db, tunnel.name, wanted=False)
-        await gateway.stop(step, tunnel.name)
+        await drivers.of(tunnel.driver).stop(step, tunnel.name)
         await tunnels.set_state(run.db, tunnel.name, State.DOWN, challenge="", local="", latency_ms=None)
         step.note("down")
     return {"tunnel": tunnel.name, "state": "down"}
@@ -140,79 +146,33 @@ async def _remove(run: JobRun, params: TunnelParams) -> Receipt:
     async with _held(run, params.tunnel, 300) as tunnel, run.step(tunnel.host) as step:
         await tunnels.change(run.db, tunnel.name, wanted=False)
         keys = await tunnels.open_keys(run, tunnel)
-        await gateway.remove(step, keys.gateway)
+        await drivers.of(tunnel.driver).remove(step, keys.gateway)
         async with run.db.write() as session:
             await session.exec(delete(Rule).where(col(Rule.target) == f"tunnel:{tunnel.name}"))
             await session.exec(delete(Proof).where(col(Proof.tunnel) == tunnel.name))
             await session.exec(delete(Tunnel).where(col(Tunnel.name) == tunnel.name))
+        for name in tunnels.secrets_of(tunnel):
+            with contextlib.suppress(NotFound):  # a code was never given
+                await run.remove_secret(name)
         step.note("removed")
     return {"tunnel": tunnel.name, "removed": True}
 
 
-async def _reach(door: int, tunnel: Tunnel, keys: tunnels.Keys, host: str, port: int) -> float | str:
-    """Give the milliseconds through the SOCKS port, or why it is not reached."""
-    try:
-        return round(await socks.latency(door, SOCKS_USER, keys.gateway.socks_password, host, port, timeout=6), 1)
-    except (Unavailable, Refused) as fault:
-        return fault.message
-
-
-async def record(run: JobRun, tunnel: Tunnel, kind: str, passed: bool, text: str) -> None:
-    """Keep what a proof found."""
-    async with run.db.write() as session:
-        await session.merge(Proof(tunnel=tunnel.name, kind=kind, at=utcnow(), passed=passed, text=text[:500]))
-
-
-def _target(tunnel: Tunnel) -> tuple[str, int]:
-    target = tunnels.probe_of(tunnel)
-    if target is None:
-        raise Invalid(
-            "the office pushes no name server and the tunnel has no address to probe.",
-            field="probe",
-            hint="`opsdeck vpn set NAME --probe HOST:PORT` with an address inside the office",
-        )
-    return target
-
-
 async def _check(run: JobRun, params: TunnelParams) -> Receipt:
     tunnel = await tunnels.find(run.db, params.tunnel)
-    keys = await tunnels.open_keys(run, tunnel)
+    password = (await tunnels.open_keys(run, tunnel)).gateway.socks_password
     async with run.step(tunnel.host) as step:
-        host, port = _target(tunnel)
         async with step.forward(tunnel.port, tunnel.listen) as door:
-            times = [await _reach(door, tunnel, keys, host, port) for _ in range(5)]
-        good = sorted(time for time in times if isinstance(time, float))
-        bad = [time for time in times if isinstance(time, str)]
-        text = f"{host}:{port} in {good[len(good) // 2]} ms" if not bad else bad[0]
-        await record(run, tunnel, "connectivity", not bad, text)
-        step.log(text, "bad" if bad else "good")
-        names_ok, names_text = await _names(step, tunnel)
-        await record(run, tunnel, "dns", names_ok, names_text)
-        step.log(names_text, "good" if names_ok else "bad")
-        if bad or not names_ok:
-            raise ProbeFailed(bad[0] if bad else names_text, host=tunnel.host, hint="see the tunnel's page")
-    return {"tunnel": tunnel.name, "milliseconds": good, "names": names_text}
-
-
-async def _names(step: HostAccess, tunnel: Tunnel) -> tuple[bool, str]:
-    """Look which name servers the SOCKS server really has, and which way they are reached."""
-    socks_unit = unit_names(tunnel.name)[2]
-    (state,) = await units.look(step, [socks_unit])
-    if not state.pid:
-        return False, "the SOCKS server does not run"
-    data = await step.get(f"/proc/{state.pid}/root/etc/resolv.conf", sudo=True)
-    rows = [line.split() for line in data.decode("ascii", "replace").splitlines()]
-    servers = [row[1] for row in rows if len(row) > 1 and row[0] == "nameserver"]
-    allowed = set(tunnel.pushed.get("dns", []))
-    if strangers := [server for server in servers if server not in allowed]:
-        return False, f"names are asked of {', '.join(strangers)}, which the office did not name"
-    device = f"ov-{tunnel.name}"
-    for server in servers:
-        argv = ("ip", "-n", device, "route", "get", server)
-        way = await step.run(Command(argv, sudo=True), check=False, log=False)
-        if f"dev {device}" not in way.stdout.decode("ascii", "replace"):
-            return False, f"the name server {server} is not reached through the tunnel"
-    return True, f"names are asked of {', '.join(servers)} only, through the tunnel" if servers else "no name is asked"
+            reached, good = await proofs.connectivity(door, password, tunnel)
+            size = await proofs.sizes(step, door, password, tunnel)
+        asked = await proofs.names(step, tunnel)
+        found = [finding for finding in (reached, asked, size) if finding]
+        for finding in found:
+            await proofs.record(run, step, tunnel, finding)
+        for finding in found:
+            if not finding.passed:
+                raise ProbeFailed(f"{finding.text}.", host=tunnel.host, hint=finding.hint)
+    return {"tunnel": tunnel.name, "milliseconds": good, **{finding.kind: finding.text for finding in found}}
 
 
 async def _leak_test(run: JobRun, params: TunnelParams) -> Receipt:
@@ -221,24 +181,24 @@ async def _leak_test(run: JobRun, params: TunnelParams) -> Receipt:
             raise Invalid(
                 f"the tunnel is {tunnel.state}, so nothing can leak from it.", field="tunnel", hint="bring it up"
             )
-        keys = await tunnels.open_keys(run, tunnel)
-        host, port = _target(tunnel)
-        dial = unit_names(tunnel.name)[1]
+        password = (await tunnels.open_keys(run, tunnel)).gateway.socks_password
+        host, port = proofs.target(tunnel)
+        driver = drivers.of(tunnel.driver)
         own = step.host.address
         name = f"opsdeck-{random.token_hex(4)}.{(tunnel.pushed.get('domain') or ['invalid'])[0]}"
         async with step.forward(tunnel.port, tunnel.listen) as door:
-            before = await _reach(door, tunnel, keys, host, port)
+            before = await proofs.reach(door, password, host, port)
             step.log(f"with the tunnel: {before}", "good" if isinstance(before, float) else "bad")
-            await units.act(step, units.Act.STOP, dial)
+            await driver.dialling(step, tunnel.name, False)
             try:
                 leaks = []
                 for target, number in ((host, port), (own, step.host.port), (name, 80)):
-                    answer = await _reach(door, tunnel, keys, target, number)
+                    answer = await proofs.reach(door, password, target, number)
                     step.log(f"without the tunnel: {target}: {answer}", "bad" if isinstance(answer, float) else "good")
                     leaks += [target] if isinstance(answer, float) else []
                 alive = await step.run(("true",), check=False, log=False)
             finally:
-                await units.act(step, units.Act.START, dial, settle=0)
+                await driver.dialling(step, tunnel.name, True)
         seen = await settled(run, step, tunnel.name, 60)
         passed = isinstance(before, float) and not leaks and alive.ok
         text = (
@@ -248,7 +208,7 @@ async def _leak_test(run: JobRun, params: TunnelParams) -> Receipt:
             if leaks
             else f"the office was not reached even with the tunnel: {before}"
         )
-        await record(run, tunnel, "leak", passed, text)
+        await proofs.record(run, step, tunnel, proofs.Finding("leak", passed, text))
         step.note(text)
         if not passed:
             raise ProbeFailed(f"{text}.", host=tunnel.host)
@@ -297,7 +257,7 @@ leak_test = Action(
 remove = Action(
     "remove",
     "Remove a tunnel",
-    "Takes the tunnel down, its files off the gateway, and its rules out of the list.",
+    "Takes the tunnel down, its files off the gateway, its rules out of the list, and its secrets away.",
     params=TunnelParams,
     risk=Risk.DESTROY,
     targets=Targets.CONSOLE,

@@ -92,7 +92,7 @@ class Attendance:
 
     @property
     def _free(self) -> bool:
-        return self._keys.gateway.login and self._talk.state is not State.FAILED
+        return self._keys.gateway.asked and self._talk.state is not State.FAILED
 
     def _hear(self, line: str, writer: asyncio.StreamWriter) -> None:
         # The answer to `state` is as its notices, without their head.

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from opsdeck.api import Actor, Conflict, Deck, Invalid, NotFound, Sensitive, utcnow
 from opsdeck_vpn import ovpn, tunnels, wgconf
 from opsdeck_vpn.actions import NAME
-from opsdeck_vpn.models import Kind, Otp, Tunnel
+from opsdeck_vpn.models import Driver, Kind, Otp, Tunnel
 from opsdeck_vpn.ovpn import Profile
 
 
@@ -32,6 +32,9 @@ class Wish:
     port: int = 0
     """0 takes the first free one from 1080."""
     probe: str = ""
+    passphrase: Sensitive = field(default_factory=lambda: Sensitive(""))
+    """Of the profile's private key."""
+    driver: str = Driver.NAMESPACE
 
 
 def read(wish: Wish) -> tuple[Kind, Profile]:
@@ -89,11 +92,17 @@ async def enrol(deck: Deck, wish: Wish, actor: Actor) -> Tunnel:
     check_probe(wish.probe)
     listen = check_listen(wish.listen)
     kind, profile = read(wish)
+    if Driver(wish.driver) is Driver.COMPOSE and kind is Kind.WIREGUARD:
+        raise Invalid(
+            "the Compose form is for OpenVPN.", field="driver", hint="leave the driver as it is: it needs no Docker"
+        )
     username, password = wish.username, wish.password
     if profile.inline_login and not username:
         username, password = profile.inline_login[0], Sensitive(profile.inline_login[1])
     if profile.wants_password and not (username and password):
         raise Invalid("the server wants a user name and a password.", field="username", hint="give both")
+    if profile.locked and not wish.passphrase:
+        raise Invalid("the private key has a passphrase.", field="passphrase", hint="give it; it is sealed")
     otp = Otp(wish.otp)
     if profile.challenge and otp is Otp.NONE:
         otp = Otp.ASK
@@ -112,12 +121,14 @@ async def enrol(deck: Deck, wish: Wish, actor: Actor) -> Tunnel:
         name=wish.name,
         host=wish.host,
         kind=kind,
+        driver=Driver(wish.driver),
         config_secret=f"vpn-{wish.name}-profile",
         username=username,
         password_secret=f"vpn-{wish.name}-password" if password else "",
         otp=otp,
         seed_secret=f"vpn-{wish.name}-seed" if otp is Otp.SEED else "",
         concat=wish.concat,
+        key_secret=f"vpn-{wish.name}-key" if profile.locked else "",
         asks_password=profile.wants_password,
         remotes=[f"{remote.host}:{remote.port}/{remote.proto}" for remote in profile.remotes],
         report=[{**asdict(remark), "weight": remark.weight.value} for remark in profile.remarks],
@@ -134,6 +145,8 @@ async def enrol(deck: Deck, wish: Wish, actor: Actor) -> Tunnel:
     }
     if tunnel.password_secret:
         values[tunnel.password_secret] = (password, "text")
+    if tunnel.key_secret:
+        values[tunnel.key_secret] = (wish.passphrase, "text")
     if tunnel.seed_secret:
         values[tunnel.seed_secret] = (Sensitive(wish.seed.reveal().replace(" ", "")), "totp-seed")
     for name, (value, sort) in values.items():
@@ -146,9 +159,16 @@ async def enrol(deck: Deck, wish: Wish, actor: Actor) -> Tunnel:
 
 
 async def adjust(
-    deck: Deck, name: str, actor: Actor, *, probe: str | None = None, listen: str | None = None, port: int | None = None
+    deck: Deck,
+    name: str,
+    actor: Actor,
+    *,
+    probe: str | None = None,
+    listen: str | None = None,
+    port: int | None = None,
+    mtu: int | None = None,
 ) -> Tunnel:
-    """Change where a tunnel is probed and where its port is; the next `up` brings the port there.
+    """Change where a tunnel is probed, where its port is and how large its packets are; the next `up` brings it there.
 
     Raises `Invalid` with the field, `NotFound`, `Conflict` for a port in use.
     """
@@ -167,6 +187,12 @@ async def adjust(
         ):
             raise Conflict(f"port {port} is another tunnel's on {tunnel.host}.", field="port", hint="choose another")
         values["port"] = port
+    if mtu is not None:
+        if mtu and not 576 <= mtu <= 9000:
+            raise Invalid(
+                f"{mtu} bytes are no packet.", field="mtu", hint="576 to 9000, or 0 for what the profile says"
+            )
+        values["mtu"] = mtu
     if values:
         before = {key: getattr(tunnel, key) for key in values}
         await tunnels.change(deck.db, name, **values)

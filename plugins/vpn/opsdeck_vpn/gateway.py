@@ -40,7 +40,7 @@ async def plan(host: HostAccess, gateway: Gateway) -> tuple[Change, ...]:
     ]
     changes += await directories.plan(host, folders(gateway))
     changes += await files.plan(host, rendered(gateway))
-    _net, dial, _socks, _door, socket = unit_names(gateway.name)
+    _net, dial, _door, socket = unit_names(gateway.name)
     for state in await units.look(host, [dial, socket]):
         if state.active != "active":
             changes.append(Change(where, Verb.RUN, state.name, "started, and at every boot"))
@@ -66,32 +66,45 @@ async def lay(step: StepRun, gateway: Gateway) -> tuple[str, ...]:
 
 async def start(step: StepRun, gateway: Gateway, changed: Sequence[str], *, afresh: bool) -> None:
     """Start the units in order, now and at every boot; what its files changed is restarted. Proven by systemd."""
-    net, dial, socks, door, socket = unit_names(gateway.name)
+    net, dial, door, socket = unit_names(gateway.name)
+    own = {f"{gateway.folder}/{name}" for name in ("door.py", "socks.user", "socks.pw")}
+    port, server = {f"{units.FOLDER}/{socket}"}, own | {f"{units.FOLDER}/{door}"}
     await units.ensure(step, Unit(net), settle=0)
-    inner = {f"{gateway.folder}/{name}" for name in ("socks.user", "socks.pw", "tunnel.sh")}
-    outer = {f"{units.FOLDER}/{name}" for name in (door, socket)}
-    if outer & set(changed):
+    if (port | server) & set(changed):
         await step.run(Command(("systemctl", "stop", door, socket), sudo=True), check=False, log=False)
-    if (inner | {f"{units.FOLDER}/{socks}"}) & set(changed):
-        await step.run(Command(("systemctl", "stop", socks), sudo=True), check=False, log=False)
-    await units.ensure(step, Unit(socks), settle=0.3)
     await units.ensure(step, Unit(socket), settle=0)
-    outside = {path for path in changed if path not in inner | outer} | (inner & set(changed))
-    verb = units.Act.RESTART if afresh or outside else units.Act.START
+    await units.ensure(step, Unit(door), settle=0.3)
+    verb = units.Act.RESTART if afresh or set(changed) - port - server else units.Act.START
     await units.act(step, units.Act.ENABLE, dial, settle=0)
     await units.act(step, verb, dial, settle=0)
 
 
 async def stop(step: StepRun, name: str) -> None:
     """Stop a tunnel's units and keep them from starting at boot; the namespace goes last."""
-    net, dial, socks, door, socket = unit_names(name)
-    order = (dial, socket, door, socks, net)
+    net, dial, door, socket = unit_names(name)
+    order = (dial, socket, door, net)
     there = {state.name for state in await units.look(step, order) if state.known}
     for unit in order:
         if unit in there:
             await units.act(step, units.Act.STOP, unit)
-            if unit != door:
-                await units.act(step, units.Act.DISABLE, unit)
+            await units.act(step, units.Act.DISABLE, unit)
+
+
+async def dialling(step: StepRun, name: str, wanted: bool) -> None:
+    """Stop what dials for a while, or let it dial again."""
+    dial = unit_names(name)[1]
+    await units.act(step, units.Act.START if wanted else units.Act.STOP, dial, settle=0)
+
+
+def inside(name: str, *argv: str) -> Command:
+    """Build a command that runs in the tunnel's network."""
+    return Command(("ip", "netns", "exec", f"ov-{name}", *argv), sudo=True)
+
+
+async def resolver(step: HostAccess, name: str) -> bytes | None:
+    """Give the list of name servers that the SOCKS server sees; None when it does not run."""
+    (state,) = await units.look(step, [unit_names(name)[2]])
+    return await step.get(f"/proc/{state.pid}/root/etc/resolv.conf", sudo=True) if state.pid else None
 
 
 async def remove(step: StepRun, gateway: Gateway) -> None:

@@ -34,6 +34,15 @@ class Kind(StrEnum):
     WIREGUARD = "wireguard"
 
 
+class Driver(StrEnum):
+    """What keeps a tunnel apart on its gateway."""
+
+    NAMESPACE = "namespace"
+    """A network namespace and units of systemd."""
+    COMPOSE = "compose"
+    """A container of Docker Compose."""
+
+
 class Otp(StrEnum):
     """Where a one-time code comes from."""
 
@@ -60,6 +69,9 @@ class Tunnel(Table, table=True):
     seed_secret: str = ""
     concat: bool = False
     """Whether password and code go to the server as one word."""
+    driver: str = Driver.NAMESPACE
+    key_secret: str = ""
+    """The passphrase of the profile's private key, "" when the key is open."""
     asks_password: bool = False
     remotes: list[str] = Field(default_factory=list, sa_type=JSON)
     report: list[dict[str, Any]] = Field(default_factory=list, sa_type=JSON)
@@ -67,6 +79,8 @@ class Tunnel(Table, table=True):
     port: int = 1080
     socks_secret: str
     management_port: int
+    mtu: int = 0
+    """The largest packet that the way to the server bears, 0 when nobody said."""
     probe: str = ""
     """An address of the office, `host:port`; "" takes the first name server that the office pushes."""
     wanted: bool = False

@@ -232,6 +232,7 @@ DROPPED: Mapping[str, str] = {
     **dict.fromkeys(["http-proxy", "http-proxy-option", "socks-proxy"], "the gateway reaches the server directly"),
 }
 _WORD = re.compile(r"[A-Za-z0-9-]{1,64}")
+_LOCKED = ("BEGIN ENCRYPTED PRIVATE KEY", "Proc-Type: 4,ENCRYPTED")
 _WEAK = frozenset(["BF-CBC", "DES-CBC", "DES-EDE3-CBC", "CAST5-CBC", "RC2-CBC", "NONE"])
 
 
@@ -273,6 +274,8 @@ class Profile:
     inline_login: tuple[str, str] | None = field(default=None, repr=False)
     challenge: str = ""
     """The question of `static-challenge`, "" without."""
+    locked: bool = False
+    """Whether the private key has a passphrase."""
 
 
 @dataclass(frozen=True)
@@ -517,6 +520,7 @@ class _Reader:
             self._password,
             self._login,
             self._challenge,
+            any(mark in line for line in self._out for mark in _LOCKED),
         )
 
     def _warn(self) -> None:

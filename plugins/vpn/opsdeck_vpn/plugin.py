@@ -48,7 +48,7 @@ def _seed(text: str) -> None:
 @hookimpl
 def opsdeck_commands(cli: click.Group) -> None:
     """Add `opsdeck vpn`."""
-    from opsdeck_vpn.commands import vpn
+    from opsdeck_vpn.cli import vpn
 
     cli.add_command(vpn)
 

@@ -37,12 +37,16 @@ _REASONS = (
 
 @dataclass
 class Login:
-    """What is known for the server. `asks_code`: somebody or a seed gives codes; `concat` joins code to password."""
+    """What is known for the server. `asks_code`: somebody or a seed gives codes; `concat` joins code to password.
+
+    `key` is the passphrase of the private key.
+    """
 
     username: str = ""
     password: Sensitive = field(default_factory=lambda: Sensitive(""))
     asks_code: bool = False
     concat: bool = False
+    key: Sensitive = field(default_factory=lambda: Sensitive(""))
 
 
 class Talk:
@@ -108,6 +112,8 @@ class Talk:
     def _asked(self, need: wire.Need) -> tuple[str, ...]:
         if self.state is State.FAILED:
             return ()
+        if need.kind == "Private Key" and self.login.key:
+            return (f'password "Private Key" {wire.quoted(self.login.key.reveal())}',)
         if need.kind != "Auth":
             self._fail(f"it asks for the password of the {need.kind!r}, which is not known")
             return ()
@@ -132,6 +138,9 @@ class Talk:
         )
 
     def _refused(self, refused: wire.Refused) -> None:
+        if refused.kind == "Private Key":
+            self._fail("the passphrase of the private key is wrong")
+            return
         if refused.state:
             self._crv, self.challenge = refused.state, refused.challenge or "One-time code"
             self._answered = False

@@ -11,7 +11,7 @@ from sqlalchemy import update
 from sqlmodel import col, select
 
 from opsdeck.api import NotFound, Sensitive, utcnow
-from opsdeck_vpn.models import Kind, Otp, State, Tunnel
+from opsdeck_vpn.models import Kind, Otp, Proof, State, Tunnel
 from opsdeck_vpn.render.gateway import Gateway
 from opsdeck_vpn.talk import Login, Talk
 
@@ -42,6 +42,13 @@ async def every(db: Any) -> list[Tunnel]:
     """Give all tunnels by name."""
     async with db.read() as session:
         return list((await session.exec(select(Tunnel).order_by(Tunnel.name))).all())
+
+
+async def proofs(db: Any, name: str) -> list[Proof]:
+    """Give what was proven of a tunnel, by kind."""
+    async with db.read() as session:
+        query = select(Proof).where(Proof.tunnel == name).order_by(col(Proof.kind))
+        return list((await session.exec(query)).all())
 
 
 async def change(db: Any, name: str, **values: Any) -> None:
@@ -99,6 +106,12 @@ def code_secret(name: str) -> str:
     return f"vpn-{name}-code"
 
 
+def secrets_of(tunnel: Tunnel) -> tuple[str, ...]:
+    """Give the names of all secrets that a tunnel may have."""
+    named = (tunnel.config_secret, tunnel.password_secret, tunnel.seed_secret, tunnel.key_secret, tunnel.socks_secret)
+    return (*filter(None, named), code_secret(tunnel.name))
+
+
 @dataclass(frozen=True)
 class Keys:
     """What a tunnel needs opened."""
@@ -121,9 +134,12 @@ async def open_keys(run: Opens, tunnel: Tunnel) -> Keys:
         management_port=tunnel.management_port,
         management_password=management_password(socks),
         socks_password=socks,
+        locked=bool(tunnel.key_secret),
+        mtu=tunnel.mtu,
     )
     password = await run.secret(tunnel.password_secret) if tunnel.password_secret else Sensitive("")
-    login = Login(tunnel.username, password, tunnel.otp != Otp.NONE, tunnel.concat)
+    key = await run.secret(tunnel.key_secret) if tunnel.key_secret else Sensitive("")
+    login = Login(tunnel.username, password, tunnel.otp != Otp.NONE, tunnel.concat, key)
     seed = await run.secret(tunnel.seed_secret) if tunnel.otp == Otp.SEED and tunnel.seed_secret else None
     return Keys(gateway, login, seed)
 

@@ -33,14 +33,15 @@ from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.settings import Settings
 
 PACKAGES = (
-    *("busybox", "curl", "dnsmasq-base", "iperf3", "microsocks", "nftables", "openvpn", "socat"),
+    *("busybox", "curl", "dnsmasq-base", "nftables", "openvpn", "python3-minimal", "socat"),
     *("wireguard-go", "wireguard-tools"),
 )
 BOSS = Actor("boss@cli", Role.ADMIN, Door.CLI, stepped_up=True)
 SITE = "the intranet says hello"
 
 VERIFY = """#!/bin/sh
-# $1: a file with the user's name and the password; codes that count are the lines of `codes`
+# $1: a file with the user's name and the password; codes that count are the lines of `codes`; `asks-back` has a
+# right password answered with a challenge (CRV1)
 cd /etc/office
 echo try >>attempts
 { read -r user; read -r password; } <"$1"
@@ -53,6 +54,13 @@ SCRV1:*)
     ;;
 esac
 [ "$user" = alice ] || exit 1
+if [ -e asks-back ]; then
+    case $password in
+    CRV1::ticket::*) grep -qxF -- "${password##*::}" codes; exit ;;
+    right-one) printf 'CRV1:R,E:ticket:YWxpY2U=:The code, please: PIN' >"$auth_failed_reason_file" ;;
+    esac
+    exit 1
+fi
 if [ -s codes ]; then
     [ -n "$code" ] || { code=${password#right-one}; password=right-one; }
     grep -qxF -- "$code" codes || exit 1
@@ -153,6 +161,7 @@ class Office:
         self.write("/etc/office/verify.sh", VERIFY, 0o755)
         self.write("/etc/office/codes", "")
         self.write("/etc/office/attempts", "", 0o666)
+        (self.host.root / "etc/office/asks-back").unlink(missing_ok=True)
         if not self.tls_auth:
             self.sh("openvpn --genkey tls-auth /etc/office/ta.key")
             self.tls_auth = (self.host.root / "etc/office/ta.key").read_text()
@@ -200,10 +209,21 @@ verb 3
         """Say which one-time codes count; none means that none is asked for."""
         (self.host.root / "etc/office/codes").write_text("".join(f"{code}\n" for code in codes))
 
+    def asks_back(self) -> None:
+        """Answer a right password with a challenge of its own (CRV1)."""
+        self.write("/etc/office/asks-back", "")
+
     @property
     def attempts(self) -> int:
         """How often a password was tried."""
         return (self.host.root / "etc/office/attempts").read_text().count("try")
+
+    @property
+    def rekeys(self) -> int:
+        """How often keys were made anew since the server was started."""
+        return self.sh("journalctl _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID office-vpn) -o cat").count(
+            "TLS: soft reset"
+        )
 
     def profile(self, *, extra: str = "", login: bool = False) -> str:
         """Give the `.ovpn` that a person would get from the office."""

@@ -39,7 +39,7 @@ async def test_a_profile_becomes_a_socks_port_that_reaches_the_office_and_nothin
     assert "0.0.0.0:1080" not in gateway.sh("ss -ltn")
     password = (await gateway.deck.secrets.reveal(tunnel.socks_secret, actor=job_actor(), purpose="test")).reveal()
     seen = gateway.sh("cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'")
-    assert "microsocks" in seen
+    assert "door.py" in seen
     assert password not in seen
     assert gateway.sh("curl -s --max-time 3 --proxy socks5h://127.0.0.1:1080 http://10.78.0.1/") == ""
 
@@ -129,6 +129,30 @@ async def test_a_code_is_asked_for_and_a_stale_one_never_hammers(office: Office,
         gateway.sh("systemctl kill -s USR1 opsdeck-vpn-office.service")
         await asyncio.sleep(4)
         await gateway.comes("office", lambda row: row.state == "up", 20)
+        assert office.attempts == tries
+        assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
+
+
+@pytest.mark.campaign
+async def test_a_server_that_asks_back_is_answered_and_a_rekey_asks_nothing(office: Office, gateway: Gateway) -> None:
+    office.open(login=True, extra="hand-window 4\nreneg-sec 9")
+    office.codes("424242")
+    office.asks_back()
+    tunnel = await gateway.take_in(
+        "office", office.profile(login=True), username="alice", password=secret("right-one"), otp="ask"
+    )
+    assert (await gateway.run("up", "office")).state == "succeeded"
+    row = await gateway.row("office")
+    assert (row.state, row.challenge) == ("wait_otp", "The code, please: PIN")
+    async with gateway.watching():
+        await enrol.give_code(gateway.deck, "office", "000000", job_actor())
+        await gateway.comes("office", lambda row: row.state == "wait_otp" and "1 of 3" in row.reason)
+        await enrol.give_code(gateway.deck, "office", "424242", job_actor())
+        await gateway.comes("office", lambda row: row.state == "up")
+        tries = office.attempts
+        office.codes("none counts now")
+        row = await gateway.comes("office", lambda _row: office.rekeys >= 2, 60)
+        assert row.state == "up"
         assert office.attempts == tries
         assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
 

@@ -76,6 +76,10 @@ async def reveal(step, given):
         await step.run(["sh", "-c", 'printf "%s\\n" "$1" | base64', "sh", "x" + value.reveal()])
 
 
+async def forget(run, given):
+    await run.remove_secret(given.name)
+
+
 async def leave(_step, _given):
     raise SystemExit(3)
 
@@ -141,6 +145,7 @@ def plugin() -> types.ModuleType:
         Action("detached", "Detached", "…", params=Long, step=detached, recover=Recover.RESUME),
         Action("detached_lost", "Detached", "…", params=Long, step=detached, recover=Recover.LOST),
         Action("reveal", "Reveal", "…", params=WithSecret, step=reveal),
+        Action("forget", "Forget", "…", params=WithSecret, run=forget, targets=Targets.CONSOLE),
         Action("leave", "Leave", "…", step=leave),
         Action("bad", "Bad", "…", step=bad),
         Action("garbage", "Garbage", "…", step=garbage),

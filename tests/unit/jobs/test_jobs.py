@@ -219,6 +219,19 @@ async def test_secrets_never_reach_the_log_and_are_audited_once(deck, boss):
     assert not any("correct horse" in body for body in bodies)
 
 
+async def test_a_job_removes_a_secret_that_nothing_refers_to(deck, boss):
+    await deck.secrets.set("made", Sensitive("correct horse"), kind="text", actor=boss)
+    job = await deck.jobs.run(Submission("test", "forget", {"name": "made"}), boss)
+    assert job.state == "succeeded"
+    assert "made" not in await deck.secrets.names()
+    assert [target for target, _detail in await audited(deck, "secret.removed")] == ["secret:made"]
+    credential = (await deck.inventory.get("h1")).credential
+    job = await deck.jobs.run(Submission("test", "forget", {"name": credential}), boss)
+    assert job.state == "failed"
+    assert "in use by host h1" in job.error
+    assert credential in await deck.secrets.names()
+
+
 async def test_a_retry_repeats_the_frozen_parameters_on_what_failed(deck, boss, hosts):
     command = "test -e ok || { echo missing; exit 1; }"
     (hosts["h1"].home / "ok").touch()

@@ -92,6 +92,19 @@ def test_login_and_challenge_are_seen() -> None:
     assert "bob" not in inline.text
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nQUJD",
+        "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nQUJD",
+    ],
+)
+def test_a_locked_key_is_seen(key: str) -> None:
+    assert ovpn.parse(f"remote a 1\n<key>\n{key}\n</key>\n").locked
+    assert ovpn.parse("remote a 1\nkey k.pem\n", {"k.pem": key}).locked
+    assert not ovpn.parse("remote a 1\n<key>\n-----BEGIN PRIVATE KEY-----\nQUJD\n</key>\n").locked
+
+
 def test_warnings() -> None:
     profile = ovpn.parse("remote a 1\ncipher BF-CBC\ncomp-lzo\n")
     warned = [remark.what for remark in profile.remarks if remark.weight is Weight.WARNING]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opsdeck_vpn import rules
 from opsdeck_vpn.cores import Core, check, program, render
-from opsdeck_vpn.render.gateway import Gateway, rendered, script
+from opsdeck_vpn.proofs import judge_sizes
+from opsdeck_vpn.render.gateway import Gateway, carried, client_conf, rendered, wireguard_conf
 from opsdeck_vpn.render.setting import Office, Other, Setting
 from opsdeck_vpn.rules import Match, RuleLine
 
@@ -147,6 +149,38 @@ def gateway(kind: str = "openvpn") -> Gateway:
     return Gateway("office", kind, Sensitive("remote a 1 udp\n"), True, "127.0.0.1", 1080, 17505, secret, secret)
 
 
+@pytest.mark.parametrize(
+    ("profile", "mtu", "wanted"),
+    [
+        ("remote a 1 udp\n", 0, ["mssfix 1250 mtu"]),
+        ("remote a 1 udp\nmssfix 0\n", 0, ["mssfix 0"]),
+        ("remote a 1 udp\nmssfix 0\n", 1200, ["mssfix 1200 mtu"]),
+        ("remote a 1 udp\ntun-mtu 1400\n", 0, []),
+    ],
+)
+def test_how_large_packets_are_is_the_person_s_word_then_the_profile_s(
+    profile: str, mtu: int, wanted: list[str]
+) -> None:
+    made = client_conf(replace(gateway(), profile=Sensitive(profile), mtu=mtu))
+    assert [line for line in made.splitlines() if line.startswith("mssfix")] == wanted
+    wireguard = replace(gateway("wireguard"), profile=Sensitive("#:mtu 1420\n[Interface]\n"), mtu=mtu)
+    assert wireguard_conf(wireguard).reveal().splitlines()[0] == f"#:mtu {1120 if mtu else 1420}"
+
+
+@pytest.mark.parametrize(
+    ("whole", "heard", "segment", "passed"),
+    [(1500, 1500, 1448, True), (1500, 1230, 1140, True), (1500, 1230, 1448, False), (1420, 1190, 1368, False)],
+)
+def test_large_packets_that_vanish_are_a_fault_only_when_they_are_sent(
+    whole: int, heard: int, segment: int, passed: bool
+) -> None:
+    finding = judge_sizes("office", whole, heard, segment)
+    assert finding is not None
+    assert finding.passed is passed
+    assert passed or f"--mtu {heard}" in finding.hint
+    assert judge_sizes("office", 1500, 0, 1448) is None
+
+
 @pytest.mark.parametrize("kind", ["openvpn", "wireguard"])
 def test_no_secret_stands_in_a_unit(kind: str) -> None:
     files = rendered(gateway(kind))
@@ -157,12 +191,12 @@ def test_no_secret_stands_in_a_unit(kind: str) -> None:
             assert file.mode == 0o600
     text = b"".join(file.content for file in files if isinstance(file.content, bytes) and "systemd" in file.path)
     assert b"0.0.0.0" not in text
-    assert text.count(b"NetworkNamespacePath=/run/netns/ov-office") == 2
+    assert text.count(b"NetworkNamespacePath=/run/netns/ov-office") == 1
 
 
 def test_the_script_is_plain_shell(tmp_path: Path) -> None:
     file = tmp_path / "tunnel.sh"
-    file.write_bytes(script())
+    file.write_bytes(carried("tunnel.sh"))
     for shell in ("dash", "bash"):
         if shutil.which(shell):
             done = subprocess.run([shell, "-n", str(file)], capture_output=True, text=True)

@@ -86,6 +86,18 @@ def test_password_and_code_as_one_word() -> None:
     assert two.give("77")[1].endswith('\\\\77"')
 
 
+def test_a_locked_key_is_opened_once_and_a_wrong_passphrase_ends_it() -> None:
+    one = talk(key=Sensitive("lock"))
+    ask = ">PASSWORD:Need 'Private Key' password"
+    assert hear(one, ask) == ['password "Private Key" "lock"']
+    assert hear(one, ">PASSWORD:Verification Failed: 'Private Key'", ask) == []
+    assert one.state is State.FAILED
+    assert "passphrase" in one.reason
+    none = talk()
+    assert hear(none, ask) == []
+    assert none.state is State.FAILED
+
+
 def test_a_token_that_ran_out_is_no_refusal() -> None:
     one = talk()
     hear(one, ">PASSWORD:Need 'Auth' username/password", ">STATE:1,CONNECTED,SUCCESS,10.8.0.2,1.2.3.4,1194,,")

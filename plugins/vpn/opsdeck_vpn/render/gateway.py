@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files as resources
@@ -12,7 +13,11 @@ from opsdeck.api import File, Sensitive
 FOLDER = "/etc/opsdeck/vpn"
 SOCKS_USER = "office"
 _SIZED = frozenset(("mssfix", "fragment", "tun-mtu", "link-mtu"))
-PACKAGES = {"openvpn": ("openvpn", "microsocks"), "wireguard": ("wireguard-go", "wireguard-tools", "microsocks")}
+PACKAGES = {
+    "openvpn": ("openvpn", "iputils-ping", "python3-minimal"),
+    "wireguard": ("wireguard-go", "wireguard-tools", "iputils-ping", "python3-minimal"),
+}
+"""What the gateway needs from Debian."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +33,19 @@ class Gateway:
     management_port: int
     management_password: Sensitive
     socks_password: Sensitive
+    locked: bool = False
+    """Whether the profile's private key has a passphrase."""
+    mtu: int = 0
 
     @property
     def namespace(self) -> str:
         """Give the network namespace, and the device in it."""
         return f"ov-{self.name}"
+
+    @property
+    def asked(self) -> bool:
+        """Tell whether OpenVPN asks the console for something before it dials."""
+        return self.login or self.locked
 
     @property
     def folder(self) -> str:
@@ -41,25 +54,19 @@ class Gateway:
 
 
 @cache
-def script() -> bytes:
-    """Give the script that OpenVPN and the units call."""
-    return (resources("opsdeck_vpn") / "sh" / "tunnel.sh").read_bytes()
+def carried(name: str) -> bytes:
+    """Give one of the programs that run on the gateway."""
+    return (resources("opsdeck_vpn") / "onhost" / name).read_bytes()
 
 
-def unit_names(name: str) -> tuple[str, str, str, str, str]:
-    """Give a tunnel's units: namespace, dialler, SOCKS server inside, door outside, and the door's socket."""
+def unit_names(name: str) -> tuple[str, str, str, str]:
+    """Give a tunnel's units: the namespace, the dialler, the SOCKS server, and the port that it is handed."""
     stem = f"opsdeck-vpn-{name}"
-    return (
-        f"{stem}-net.service",
-        f"{stem}.service",
-        f"{stem}-socks.service",
-        f"{stem}-door.service",
-        f"{stem}-door.socket",
-    )
+    return f"{stem}-net.service", f"{stem}.service", f"{stem}-door.service", f"{stem}-door.socket"
 
 
-def client_conf(gateway: Gateway) -> str:
-    """Give OpenVPN's configuration: ours first, then what is kept of the profile."""
+def client_conf(gateway: Gateway, control: str = "127.0.0.1") -> str:
+    """Give OpenVPN's configuration: ours first, then what is kept of the profile. `control`: where it listens to us."""
     script_path = f"{gateway.folder}/tunnel.sh"
     lines = [
         "# Made by OpsDeck; changes are overwritten.",
@@ -73,18 +80,32 @@ def client_conf(gateway: Gateway) -> str:
         "script-security 2",
         f'up "{script_path} up {gateway.name}"',
         f'route-up "{script_path} route-up {gateway.name}"',
-        f"management 127.0.0.1 {gateway.management_port} {gateway.folder}/management.pw",
+        f"management {control} {gateway.management_port} {gateway.folder}/management.pw",
         "management-log-cache 100",
         "auth-retry interact",
         "connect-retry 1 30",
         "connect-timeout 20",
     ]
-    if not _SIZED & {line.split(" ", 1)[0] for line in gateway.profile.reveal().splitlines()}:
+    profile = gateway.profile.reveal()
+    if gateway.mtu:
+        profile = "\n".join(line for line in profile.split("\n") if line.split(" ", 1)[0] != "mssfix")
+        lines.append(f"mssfix {gateway.mtu} mtu")
+    elif not _SIZED & {line.split(" ", 1)[0] for line in profile.splitlines()}:
         # Small enough for any path of IPv6: where large packets vanish, pages would hang while pings go through.
         lines.append("mssfix 1250 mtu")
     if gateway.login:
-        lines += ["auth-user-pass", "management-hold", "management-query-passwords"]
-    return "\n".join([*lines, "", gateway.profile.reveal()])
+        lines.append("auth-user-pass")
+    if gateway.asked:
+        lines += ["management-hold", "management-query-passwords"]
+    return "\n".join([*lines, "", profile])
+
+
+def wireguard_conf(gateway: Gateway) -> Sensitive:
+    """Give WireGuard's configuration, with the MTU that somebody said."""
+    profile = gateway.profile.reveal()
+    if gateway.mtu:  # 80 bytes are IPv6, UDP and WireGuard's own
+        profile = re.sub(r"(?m)^#:mtu .*", f"#:mtu {max(gateway.mtu - 80, 576)}", profile)
+    return Sensitive(profile)
 
 
 def net_unit(gateway: Gateway) -> str:
@@ -133,36 +154,6 @@ WantedBy=multi-user.target
 """
 
 
-def socks_unit(gateway: Gateway) -> str:
-    """Give the unit of the SOCKS server: it has no network but the tunnel's."""
-    net = unit_names(gateway.name)[0]
-    return f"""[Unit]
-Description=SOCKS server inside the office tunnel {gateway.name}
-Requires={net}
-After={net}
-StartLimitIntervalSec=0
-
-[Service]
-ExecStart=/bin/sh {gateway.folder}/tunnel.sh socks {gateway.name}
-LoadCredential=user:{gateway.folder}/socks.user
-LoadCredential=password:{gateway.folder}/socks.pw
-NetworkNamespacePath=/run/netns/{gateway.namespace}
-BindReadOnlyPaths=/run/opsdeck-vpn/{gateway.name}/resolv.conf:/etc/resolv.conf
-DynamicUser=yes
-NoNewPrivileges=yes
-CapabilityBoundingSet=
-ProtectSystem=strict
-ProtectHome=yes
-PrivateDevices=yes
-LimitNOFILE=65536
-Restart=always
-RestartSec=1
-
-[Install]
-WantedBy=multi-user.target
-"""
-
-
 def door_socket(gateway: Gateway) -> str:
     """Give the socket on the host's side."""
     host = f"[{gateway.listen}]" if ipaddress.ip_address(gateway.listen).version == 6 else gateway.listen
@@ -181,32 +172,38 @@ WantedBy=sockets.target
 
 
 def door_unit(gateway: Gateway) -> str:
-    """Give the unit that hands connections from the socket to the SOCKS server inside."""
-    net, _dial, socks, _door, socket = unit_names(gateway.name)
+    """Give the unit of the SOCKS server: its port is the host's, and it has no network but the tunnel's."""
+    net, _dial, _door, socket = unit_names(gateway.name)
     return f"""[Unit]
-Description=Door to the office tunnel {gateway.name}
+Description=SOCKS server of the office tunnel {gateway.name}
 Requires={net} {socket}
-After={net} {socks} {socket}
-Wants={socks}
+After={net} {socket}
 StartLimitIntervalSec=0
 
 [Service]
-ExecStart=/usr/lib/systemd/systemd-socket-proxyd --connections-max=4096 127.0.0.1:1080
+ExecStart=/usr/bin/python3 -I -S {gateway.folder}/door.py
+LoadCredential=user:{gateway.folder}/socks.user
+LoadCredential=password:{gateway.folder}/socks.pw
 NetworkNamespacePath=/run/netns/{gateway.namespace}
+BindReadOnlyPaths=/run/opsdeck-vpn/{gateway.name}/resolv.conf:/etc/resolv.conf
 DynamicUser=yes
 NoNewPrivileges=yes
 CapabilityBoundingSet=
 ProtectSystem=strict
 ProtectHome=yes
 PrivateDevices=yes
-LimitNOFILE=65536
-Restart=on-failure
+LimitNOFILE=16384
+Restart=always
+RestartSec=1
+
+[Install]
+WantedBy=multi-user.target
 """
 
 
 def rendered(gateway: Gateway) -> tuple[File, ...]:
     """Give every file of a tunnel."""
-    net, dial, socks, door, socket = unit_names(gateway.name)
+    net, dial, door, socket = unit_names(gateway.name)
     root = "root:root"
 
     def own(name: str, content: bytes | Sensitive, mode: int = 0o600) -> File:
@@ -218,17 +215,17 @@ def rendered(gateway: Gateway) -> tuple[File, ...]:
     config = (
         own("client.conf", Sensitive(client_conf(gateway)))
         if gateway.kind == "openvpn"
-        else own("wg.conf", gateway.profile)
+        else own("wg.conf", wireguard_conf(gateway))
     )
     return (
-        own("tunnel.sh", script(), 0o755),
+        own("tunnel.sh", carried("tunnel.sh"), 0o755),
+        own("door.py", carried("door.py"), 0o644),
         config,
         own("management.pw", Sensitive(gateway.management_password.reveal() + "\n")),
         own("socks.user", f"{SOCKS_USER}\n".encode()),
         own("socks.pw", Sensitive(gateway.socks_password.reveal() + "\n")),
         unit(net, net_unit(gateway)),
         unit(dial, dial_unit(gateway)),
-        unit(socks, socks_unit(gateway)),
         unit(door, door_unit(gateway)),
         unit(socket, door_socket(gateway)),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,15 +12,13 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from litestar.response import Redirect
-from sqlmodel import col, select
 
 from opsdeck.api import Deck, Invalid, OpsDeckError, Sensitive, Submission
 from opsdeck_vpn import book, tunnels
 from opsdeck_vpn.enrol import Wish, adjust, enrol, give_code
-from opsdeck_vpn.models import Proof
 from opsdeck_vpn.web.pages import may_change, page
 
-FIELDS = ("name", "host", "profile", "username", "otp", "listen", "port", "probe")
+FIELDS = ("name", "host", "driver", "profile", "username", "otp", "listen", "port", "probe")
 BUTTONS = ("up", "down", "check", "leak_test")
 
 
@@ -41,15 +40,13 @@ async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[An
 async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[str]) -> Response[Any]:
     """Show one tunnel."""
     row = await tunnels.find(deck.db, name)
-    async with deck.db.read() as session:
-        proofs = (await session.exec(select(Proof).where(Proof.tunnel == name).order_by(col(Proof.kind)))).all()
     jobs = [job for job in await deck.jobs.list(plugin="vpn", limit=50) if job.params.get("tunnel") == name]
     return page(
         request,
         "tunnel.html",
         request.query_params.get("part") or "state",
         tunnel=row,
-        proofs=proofs,
+        proofs=await tunnels.proofs(deck.db, name),
         probe=tunnels.probe_of(row),
         jobs=jobs[:5],
         asks=row.state == "wait_otp" and row.code_given is None,
@@ -85,13 +82,22 @@ async def change(
     """Change where a tunnel is probed and where its port is."""
     may_change(visitor)
     given = {key: str(text).strip() for key, text in (await request.form()).items() if isinstance(text, str)}
-    port = given.get("port", "")
-    if not port.isdigit():
-        raise Invalid(f"{port[:20]!r} is no port.", field="port", hint="1 to 65535")
     await adjust(
-        deck, name, visitor.actor, probe=given.get("probe", ""), listen=given.get("listen", ""), port=int(port)
+        deck,
+        name,
+        visitor.actor,
+        probe=given.get("probe", ""),
+        listen=given.get("listen", ""),
+        port=_number(given.get("port", ""), "port"),
+        mtu=_number(given.get("mtu") or "0", "mtu"),
     )
     return Redirect(f"/p/vpn/tunnels/{name}", status_code=303)
+
+
+def _number(text: str, field: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text):
+        raise Invalid(f"{text[:20]!r} is no number.", field=field, hint="digits alone")
+    return int(text)
 
 
 @get("/import")
@@ -128,8 +134,6 @@ async def take_in(request: HTMXRequest, deck: NamedDependency[Deck], visitor: Na
         )
         if not profile:
             raise Invalid("there is no profile.", field="profile", hint="paste it, or choose its file")
-        if values["port"] and not values["port"].isdigit():
-            raise Invalid("a port is a number.", field="port")
         wish = Wish(
             name=values["name"],
             host=values["host"],
@@ -141,8 +145,10 @@ async def take_in(request: HTMXRequest, deck: NamedDependency[Deck], visitor: Na
             seed=Sensitive(str(given.get("seed") or "")),
             concat=given.get("concat") == "true",
             listen=values["listen"] or "127.0.0.1",
-            port=int(values["port"] or 0),
+            port=_number(values["port"] or "0", "port"),
             probe=values["probe"],
+            driver="compose" if values["driver"] == "compose" else "namespace",
+            passphrase=Sensitive(str(given.get("passphrase") or "")),
         )
         tunnel = await enrol(deck, wish, visitor.actor)
     except OpsDeckError as fault:

@@ -1,4 +1,4 @@
-"""`opsdeck vpn`: tunnels, the rule list, devices and their profiles. Thin doors to the same rooms as the pages."""
+"""Tunnels."""
 
 from __future__ import annotations
 
@@ -9,27 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from opsdeck.api import Invalid, NotFound, Sensitive, frame
+from opsdeck.api import Sensitive, frame
+from opsdeck_vpn.cli.group import text_of, vpn
 
 if TYPE_CHECKING:
     from opsdeck.api import Deck
-    from opsdeck_vpn.models import Tunnel
-
-
-@click.group()
-def vpn() -> None:
-    """The office network: tunnels, rules, devices."""
-
-
-def _text(path: str) -> str:
-    try:
-        return sys.stdin.read() if path == "-" else Path(path).read_text()
-    except OSError as fault:
-        raise NotFound(f"{path} cannot be read: {fault.strerror}.", file=path, hint="check the path") from fault
-    except UnicodeDecodeError as fault:
-        raise Invalid(
-            "the file is not text.", file=path, field="file", hint="give the .ovpn or .conf itself"
-        ) from fault
+    from opsdeck_vpn.models import Proof, Tunnel
 
 
 @vpn.command("import")
@@ -40,8 +25,12 @@ def _text(path: str) -> str:
 @click.option("--user", default="", help="User name for the server.")
 @click.option("--password-file", type=click.Path(), help="File with the password; else it is asked for.")
 @click.option("--otp", type=click.Choice(["none", "ask", "seed"]), default="none", help="Where a code comes from.")
+@click.option("--passphrase-file", type=click.Path(), help="File with the passphrase of the private key.")
 @click.option("--seed-file", type=click.Path(), help="File with the seed (base32) of the codes.")
 @click.option("--concat", is_flag=True, help="The server wants password and code as one word.")
+@click.option(
+    "--driver", type=click.Choice(["namespace", "compose"]), default="namespace", help="How it is kept apart."
+)
 @click.option("--listen", default="127.0.0.1", help="Address of the SOCKS port on the host.")
 @click.option("--port", type=int, default=0, help="Its port; the first free one from 1080 unless said.")
 @click.option("--probe", default="", help="HOST:PORT inside the office; its name server unless said.")
@@ -49,8 +38,8 @@ def import_(name: str, profile: str, host: str, files: Sequence[str], **given: A
     """Take in an .ovpn or a WireGuard configuration, and say what was left out and why."""
     from opsdeck_vpn.enrol import Wish, enrol, read
 
-    text = Sensitive(_text(profile))
-    inline = {Path(file).name: _text(file) for file in files}
+    text = Sensitive(text_of(profile))
+    inline = {Path(file).name: text_of(file) for file in files}
     wish = Wish(name, host, text, inline)
     _kind, seen = read(wish)
     password = Sensitive("")
@@ -59,9 +48,14 @@ def import_(name: str, profile: str, host: str, files: Sequence[str], **given: A
     seed = (
         _line(frame.read_value(given["seed_file"], "Seed", confirm=False)) if given["otp"] == "seed" else Sensitive("")
     )
+    passphrase = (
+        _line(frame.read_value(given["passphrase_file"], "Passphrase of the key", confirm=False))
+        if seen.locked
+        else Sensitive("")
+    )
     wish = Wish(
         name, host, text, inline, given["user"], password, given["otp"], seed, given["concat"],
-        given["listen"], given["port"], given["probe"],
+        given["listen"], given["port"], given["probe"], passphrase, given["driver"],
     )  # fmt: skip
     tunnel = frame.with_deck(lambda deck: enrol(deck, wish, frame.actor()))
     _print_report(tunnel)
@@ -102,18 +96,24 @@ def show(name: str, as_json: bool) -> None:
     """Show one tunnel: state, what the office pushed, what was left out of its profile."""
     from opsdeck_vpn import tunnels
 
-    row = frame.with_deck(lambda deck: tunnels.find(deck.db, name))
+    async def work(deck: Deck) -> tuple[Tunnel, list[Proof]]:
+        return await tunnels.find(deck.db, name), await tunnels.proofs(deck.db, name)
+
+    row, proofs = frame.with_deck(work)
     if as_json:
-        frame.print_json(row.model_dump())
+        frame.print_json(row.model_dump() | {"proofs": [proof.model_dump() for proof in proofs]})
         return
     frame.print_facts(
         {
             "state": row.state, "why": row.reason, "since": row.since, "host": row.host, "kind": row.kind,
-            "servers": row.remotes, "SOCKS port": f"{row.listen}:{row.port}", "address inside": row.local,
-            "pushed networks": row.pushed.get("route", []), "name servers": row.pushed.get("dns", []),
-            "names": row.pushed.get("domain", []), "latency ms": row.latency_ms,
+            "kept apart by": row.driver, "servers": row.remotes, "SOCKS port": f"{row.listen}:{row.port}",
+            "address inside": row.local, "pushed networks": row.pushed.get("route", []),
+            "name servers": row.pushed.get("dns", []), "names": row.pushed.get("domain", []),
+            "latency ms": row.latency_ms,
         }
     )  # fmt: skip
+    for proof in proofs:
+        click.echo(f"{'passed' if proof.passed else 'FAILED'}  {proof.kind}: {proof.text} ({frame.short(proof.at)})")
     _print_report(row)
 
 
@@ -167,11 +167,12 @@ def code(name: str, wait: int) -> None:
 @click.option("--probe", help="HOST:PORT inside the office; '' for its first name server.")
 @click.option("--listen", help="Address of the SOCKS port on the host.")
 @click.option("--port", type=int, help="Its port.")
-def set_(name: str, probe: str | None, listen: str | None, port: int | None) -> None:
-    """Change where a tunnel is probed and where its port is; `up` brings the port there."""
+@click.option("--mtu", type=int, help="The largest packet that the way to the server bears; 0 for the profile's own.")
+def set_(name: str, probe: str | None, listen: str | None, port: int | None, mtu: int | None) -> None:
+    """Change where a tunnel is probed, where its port is, how large its packets are; `up` brings it there."""
     from opsdeck_vpn.enrol import adjust
 
-    frame.with_deck(lambda deck: adjust(deck, name, frame.actor(), probe=probe, listen=listen, port=port))
+    frame.with_deck(lambda deck: adjust(deck, name, frame.actor(), probe=probe, listen=listen, port=port, mtu=mtu))
 
 
 @vpn.command()
@@ -201,150 +202,3 @@ def leak_test(name: str) -> None:
 def remove(name: str, confirm: str | None) -> None:
     """Remove a tunnel: its files on the host, its rules, its row."""
     sys.exit(frame.run_action("vpn", "remove", {"tunnel": name}, confirm=confirm))
-
-
-@vpn.group()
-def rules() -> None:
-    """The rule list: one rule a line, the first that fits wins."""
-
-
-@rules.command("show")
-def rules_show() -> None:
-    """Print the list as it is written."""
-    from opsdeck_vpn import book
-    from opsdeck_vpn.rules import text_of
-
-    click.echo(text_of(frame.with_deck(book.rules)), nl=False)
-
-
-@rules.command("set")
-@click.argument("file", type=click.Path())
-def rules_set(file: str) -> None:
-    """Replace the list by a file (- is standard input), once both cores accepted it."""
-    from opsdeck_vpn import book
-
-    text = _text(file)
-    done = frame.with_deck(lambda deck: book.set_rules(deck, text, frame.actor()))
-    click.echo(f"{len(done)} rules", err=True)
-
-
-@rules.command("pushed")
-@click.argument("name")
-def rules_pushed(name: str) -> None:
-    """Put what an office pushed (networks, names, name servers) before the list."""
-    from opsdeck_vpn import book
-
-    done = frame.with_deck(lambda deck: book.take_over(deck, name, frame.actor()))
-    click.echo(f"{len(done)} rules", err=True)
-
-
-@vpn.group()
-def device() -> None:
-    """Devices, and the profiles they fetch."""
-
-
-@device.command("add")
-@click.argument("name")
-def device_add(name: str) -> None:
-    """Make a device; print the addresses of its profiles, once."""
-    from opsdeck_vpn import book
-    from opsdeck_vpn.cores import Core
-
-    async def work(deck: Deck) -> tuple[str, Sensitive]:
-        return deck.settings.public_url, await book.add_device(deck, name, frame.actor())
-
-    base, token = frame.with_deck(work)
-    for core in Core:
-        click.echo(f"{core.value:<9} {base.rstrip('/') or 'CONSOLE'}/p/vpn/profile/{token.reveal()}/{core.file}")
-    click.echo("Keep them like a password: they are not shown again.", err=True)
-
-
-@device.command("list")
-@frame.json_option
-def device_list(as_json: bool) -> None:
-    """List the devices and what they fetched last."""
-    from opsdeck_vpn import book
-
-    found = frame.with_deck(book.devices)
-    if as_json:
-        frame.print_json(
-            [
-                {"name": row.name, "created": row.created, "revoked": row.revoked, "last": last and last.model_dump()}
-                for row, last in found
-            ]
-        )
-        return
-    table = [
-        (
-            row.name,
-            "revoked" if row.revoked else "counts",
-            frame.short(last.at) if last else "never",
-            last.core if last else "",
-            last.source if last else "",
-        )
-        for row, last in found
-    ]
-    frame.print_table(
-        ("device", "token", "fetched", "core", "from"), table, empty="No device yet: opsdeck vpn device add"
-    )
-
-
-@device.command("revoke")
-@click.argument("name")
-def device_revoke(name: str) -> None:
-    """End a device's token at once."""
-    from opsdeck_vpn import book
-
-    frame.with_deck(lambda deck: book.revoke(deck, name, frame.actor()))
-
-
-@vpn.command()
-@click.argument("core", type=click.Choice(["mihomo", "sing-box"]))
-def profile(core: str) -> None:
-    """Print the profile that devices are served, once the core accepted it."""
-    from opsdeck_vpn import book
-    from opsdeck_vpn.cores import Core
-
-    served = frame.with_deck(lambda deck: book.profile(deck, Core(core), frame.actor(), "shown on the command line"))
-    click.echo(served.text, nl=False)
-    if served.stale:
-        click.echo(f"This is the last good one: {served.stale}", err=True)
-
-
-@vpn.group()
-def proxy() -> None:
-    """Other proxies that rules may name as proxy:NAME."""
-
-
-@proxy.command("add")
-@click.argument("name")
-@click.argument("kind", type=click.Choice(["socks5", "http"]))
-@click.argument("server")
-@click.argument("port", type=click.IntRange(1, 65535))
-@click.option("--user", default="")
-@click.option("--password-secret", default="", help="Name of the secret with its password.")
-def proxy_add(name: str, kind: str, server: str, port: int, user: str, password_secret: str) -> None:
-    """Add a proxy."""
-    from opsdeck_vpn import book
-    from opsdeck_vpn.models import Proxy
-
-    row = Proxy(name=name, kind=kind, server=server, port=port, username=user, password_secret=password_secret)
-    frame.with_deck(lambda deck: book.add_proxy(deck, row, frame.actor()))
-
-
-@proxy.command("list")
-def proxy_list() -> None:
-    """List the proxies."""
-    from opsdeck_vpn import book
-
-    table = [(row.name, row.kind, row.server, row.port) for row in frame.with_deck(book.proxies)]
-    frame.print_table(("proxy", "kind", "server", "port"), table, empty="No other proxy is there.")
-
-
-@proxy.command("remove")
-@click.argument("name")
-def proxy_remove(name: str) -> None:
-    """Remove a proxy that no rule names."""
-    from opsdeck_vpn import book
-
-    frame.with_deck(lambda deck: book.remove_proxy(deck, name, frame.actor()))

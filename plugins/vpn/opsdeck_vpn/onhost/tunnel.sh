@@ -1,6 +1,7 @@
 #!/bin/sh
 # The network side of one office tunnel. Everything the server sends is data: it is compared with patterns and passed
 # as single words, never evaluated.
+# shellcheck disable=SC2086 # $inside is words, or none
 set -eu
 umask 022
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin LC_ALL=C
@@ -10,6 +11,9 @@ ns=ov-$name
 device=ov-$name
 room=/run/opsdeck-vpn/$name
 folder=/etc/opsdeck/vpn/$name
+here=/run/opsdeck-here # in a container that is the tunnel's network by itself
+inside="-n $ns"
+[ ! -e $here ] || inside=
 
 # Written in place: services have these files mounted by inode.
 no_names() { echo '# the tunnel is down: no name is known' >"$room/resolv.conf"; }
@@ -23,7 +27,7 @@ domain() { # does $1 look like a name
 }
 
 route() { # $1 network/mask
-    if address "$1" && ip -n "$ns" route replace "$1" dev "$device" 2>/dev/null; then
+    if address "$1" && ip $inside route replace "$1" dev "$device" 2>/dev/null; then
         echo "route $1" >>"$room/pushed.new"
     else
         echo "refused route" >>"$room/pushed.new"
@@ -57,7 +61,7 @@ case $word in
 open)
     mkdir -p "$room"
     [ -e "/run/netns/$ns" ] || ip netns add "$ns"
-    ip -n "$ns" link set dev lo up
+    ip $inside link set dev lo up
     no_names
     ;;
 close)
@@ -65,17 +69,17 @@ close)
     rm -rf "$room"
     ;;
 up | route-up) # called by OpenVPN, with what the server pushed in the environment
-    if ip link show dev "$device" >/dev/null 2>&1; then ip link set dev "$device" netns "$ns"; fi
-    ip -n "$ns" link set dev "$device" up mtu "${tun_mtu:-1500}"
+    if [ -n "$inside" ] && ip link show dev "$device" >/dev/null 2>&1; then ip link set dev "$device" netns "$ns"; fi
+    ip $inside link set dev "$device" up mtu "${tun_mtu:-1500}"
     if [ -n "${ifconfig_local-}" ]; then
         if [ -n "${ifconfig_netmask-}" ]; then
-            ip -n "$ns" address replace "$ifconfig_local/$ifconfig_netmask" dev "$device"
+            ip $inside address replace "$ifconfig_local/$ifconfig_netmask" dev "$device"
         else
-            ip -n "$ns" address replace "$ifconfig_local" peer "$ifconfig_remote" dev "$device"
+            ip $inside address replace "$ifconfig_local" peer "$ifconfig_remote" dev "$device"
         fi
     fi
     if [ -n "${ifconfig_ipv6_local-}" ]; then
-        ip -n "$ns" -6 address replace "$ifconfig_ipv6_local/${ifconfig_ipv6_netbits:-64}" dev "$device" nodad
+        ip $inside -6 address replace "$ifconfig_ipv6_local/${ifconfig_ipv6_netbits:-64}" dev "$device" nodad
     fi
     [ "$word" = route-up ] || exit 0
     begin
@@ -119,8 +123,8 @@ wg-up)
     mtu=$(sed -n 's/^#:mtu //p' "$folder/wg.conf")
     ip link set dev "$device" mtu "$mtu" up
     ip link set dev "$device" netns "$ns"
-    for each in $(sed -n 's/^#:address //p' "$folder/wg.conf"); do ip -n "$ns" address replace "$each" dev "$device"; done
-    ip -n "$ns" link set dev "$device" up
+    for each in $(sed -n 's/^#:address //p' "$folder/wg.conf"); do ip $inside address replace "$each" dev "$device"; done
+    ip $inside link set dev "$device" up
     begin
     for each in $(sed -n 's/^#:route //p' "$folder/wg.conf"); do route "$each"; done
     for each in $(sed -n 's/^#:dns //p' "$folder/wg.conf"); do name_server "$each"; done
@@ -128,13 +132,55 @@ wg-up)
     finish
     ;;
 wg-down)
-    ip -n "$ns" link delete dev "$device" 2>/dev/null || ip link delete dev "$device" 2>/dev/null || :
+    ip $inside link delete dev "$device" 2>/dev/null || ip link delete dev "$device" 2>/dev/null || :
     no_names
     ;;
-socks) # the password goes from its file into the program, which wipes it from its arguments at once
-    read -r user <"$CREDENTIALS_DIRECTORY/user"
-    read -r password <"$CREDENTIALS_DIRECTORY/password"
-    exec microsocks -i 127.0.0.1 -p 1080 -u "$user" -P "$password"
+sizes) # called inside the tunnel's network. $3: a port of the office that somebody is connected to. Which packets come back, and how large TCP's own are
+    # shellcheck disable=SC2046
+    set -- $(ss -Htin state established "dport = :$3" | head -n 2)
+    [ $# -gt 4 ] || exit 0
+    office=$4 mss=0
+    for each in "$@"; do case $each in mss:*) mss=${each#mss:} ;; esac done
+    office=${office%:*}
+    office=${office#[}
+    office=${office%]}
+    case $office in *:*) head=48 ;; *) head=28 ;; esac
+    heard() {
+        ping -n -q -c 2 -i 0.2 -W 1 -M do -s "$(($1 - head))" "$office" >/dev/null 2>&1
+    }
+    whole=$(ip -o link show dev "$device" | sed -n 's/.* mtu \([0-9]*\) .*/\1/p')
+    low=128 high=$whole
+    if ! heard $low; then low=0; elif heard "$high"; then low=$high; else
+        while [ $((high - low)) -gt 16 ]; do
+            middle=$(((low + high) / 2))
+            if heard $middle; then low=$middle; else high=$middle; fi
+        done
+    fi
+    echo "$whole $low $mss"
+    ;;
+dial) # the first program of a container; who serves the port may begin no connection but into the tunnel
+    : >$here
+    rm -f "$room/paused"
+    no_names
+    nft -f - <<RULES
+table inet opsdeck {
+    chain out {
+        type filter hook output priority 0;
+        meta skuid 20080 oifname != { "lo", "$device" } ct direction original counter reject
+    }
+}
+RULES
+    while :; do
+        [ -e "$room/paused" ] || openvpn --suppress-timestamps --config "$folder/client.conf" --writepid "$room/pid" || :
+        sleep 2
+    done
+    ;;
+pause) # until `resume` nothing dials
+    : >"$room/paused"
+    kill "$(cat "$room/pid")"
+    ;;
+resume)
+    rm -f "$room/paused"
     ;;
 *)
     echo "$word is no word of this script" >&2

@@ -1,0 +1,1 @@
+"""What is carried to a gateway and runs there: no module of the console imports it, but for tests."""
