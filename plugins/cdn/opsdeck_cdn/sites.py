@@ -251,6 +251,8 @@ class Site:
     host_header: str = ""
     tls_name: str = ""
     quota_mb: int = 1024
+    origin_timeout: int = 30
+    """Seconds that an origin has to begin its answer."""
     epoch: int = 1
     probe_static: str = ""
     probe_dynamic: str = "/"
@@ -292,6 +294,8 @@ class Edge:
     quota_percent: int = 100
     """Share of each site's cache quota that this edge keeps, for one with a small disk."""
     drained: bool = False
+    bind: bool = False
+    """Whether it listens on its own addresses only, where other programs use the same ports on other ones."""
     admitted: bool = False
     """Whether it may be named in DNS: it had its certificates and a green probe after its last deploy."""
 
@@ -326,4 +330,6 @@ class Setup:
     """PEM that a probe trusts beside nothing else; "" takes the public ones."""
     zone: str = ""
     ttl: int = 30
+    parent: str = ""
+    """Address of a name server of the zone above; "" finds it."""
     caddy: CaddySource = CaddySource()

@@ -107,7 +107,7 @@ async def test_who_may_be_named(deck):
 async def test_the_last_edge_that_serves_is_not_drained(deck):
     for host in ("e1", "e2"):
         await book.deployed(deck.db, host, "g", {}, {})
-    assert (await do(deck, "drain", host="e1"))["drained"]
+    assert (await do(deck, "drain", host="e1", wait=0))["drained"]
     job = await deck.jobs.run(Submission("cdn", "drain", {"host": "e2"}), BOSS)
     assert "last edge that serves" in job.error
     assert not (await do(deck, "drain", host="e1", back=True))["drained"]
