@@ -75,6 +75,10 @@ def _dns(model: Model) -> list[Finding]:
     if not model.geoip.sha256:
         hint = "`opsdeck plugin run cdn geoip --help`"
         found.append(Finding("GeoIP data", "attention", "none: everyone is given every edge", hint))
+    lost = [edge.host for edge in model.edges if not edge.latitude and not edge.longitude]
+    if lost and model.geoip.sha256:
+        hint = f"`opsdeck plugin run cdn edge --host {lost[0]} --region CITY`"
+        found.append(Finding("places of edges", "attention", f"none is known for {', '.join(lost)}", hint))
     return found
 
 

@@ -30,6 +30,7 @@ from opsdeck.api import (
 )
 from opsdeck_cdn import book, naming
 from opsdeck_cdn.models import DebtRow, EdgeRow, FaultRow, NameRow, SiteRow
+from opsdeck_cdn.places import find, place
 from opsdeck_cdn.sites import DEFAULT_RULES, Origin, Rule, domain, slug
 
 
@@ -194,6 +195,10 @@ class EdgeParams(_Given):
     """A host as an edge; what is left out keeps what it has."""
 
     host: HostName = Field(title="Host")
+    region: str | None = Field(
+        None, title="Region", max_length=40,
+        description="A large city near it, such as frankfurt or fra, in the place of coordinates.",
+    )  # fmt: skip
     latitude: float | None = Field(None, ge=-90, le=90, title="Latitude", description="Empty takes the host's.")
     longitude: float | None = Field(None, ge=-180, le=180, title="Longitude", description="Empty takes the host's.")
     v4: str | None = Field(None, title="IPv4 for visitors", description="Empty takes the host's address.")
@@ -205,6 +210,14 @@ class EdgeParams(_Given):
     bind: bool | None = Field(
         None, title="Only on its addresses", description="For a host where others use 80 or 443 on another address.",
     )  # fmt: skip
+
+    @field_validator("region")
+    @classmethod
+    @as_value_error()
+    def _region(cls, value: str | None) -> str | None:
+        if value:
+            place(value)
+        return value or None
 
     @model_validator(mode="after")
     def _addresses(self) -> EdgeParams:
@@ -228,9 +241,13 @@ async def _edge(run: JobRun, params: EdgeParams) -> Receipt:
         fresh = row is None
         if row is None:
             row = EdgeRow(host=params.host, v4=_address(host.address))
-            row.latitude, row.longitude = host.latitude or 0.0, host.longitude or 0.0
+            row.latitude, row.longitude = find(host.region or "") or (0.0, 0.0)
+            if host.latitude is not None and host.longitude is not None:
+                row.latitude, row.longitude = host.latitude, host.longitude
             session.add(row)
-        for key, value in params.model_dump(exclude={"host"}).items():
+        if params.region:
+            row.latitude, row.longitude = place(params.region)
+        for key, value in params.model_dump(exclude={"host", "region"}).items():
             if value is not None:
                 setattr(row, key, value)
         if not row.v4:
@@ -238,6 +255,12 @@ async def _edge(run: JobRun, params: EdgeParams) -> Receipt:
                 f"{params.host} is reached by the name {host.address}; say which IPv4 address visitors use.",
                 host=params.host, field="v4", hint="--v4 ADDRESS",
             )  # fmt: skip
+        for other in (await session.exec(select(EdgeRow).where(EdgeRow.host != params.host))).all():
+            if shared := {row.v4, row.v6} & {other.v4, other.v6} - {""}:
+                raise Conflict(
+                    f"{shared.pop()} is the address of the edge {other.host}.", host=params.host, field="v4",
+                    hint="each edge has addresses of its own",
+                )  # fmt: skip
     run.log(f"edge {params.host} {'added' if fresh else 'changed'}; it serves after the next deploy", "good")
     return {"edge": params.host, "new": fresh}
 

@@ -28,6 +28,7 @@ _ARGUMENT = re.compile(r"[a-z0-9_]{1,64}")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _LENGTH = re.compile(r"(\d{1,9})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+MOST_TTL = 3650 * 86400
 _SIZE = re.compile(r"(\d{1,9})(kB|MB|GB)")
 _BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -182,6 +183,9 @@ class Rule:
                 raise _bad(text, f"{key} is for static rules")
             given[key] = value
         query, arguments = _query(text, given.get("query", "all"))
+        ttl = _measure(text, given.get("ttl", "1h"), _LENGTH, _SECONDS, "ttl=10m, 1h or 30d")
+        if ttl > MOST_TTL:
+            raise _bad(text, "ttl is at most 3650d")
         methods = tuple(given["method"].upper().split(",")) if "method" in given else ()
         if any(method not in _METHODS for method in methods):
             raise _bad(text, f"methods are {', '.join(_METHODS)}")
@@ -192,7 +196,7 @@ class Rule:
             paths,
             domain(given["host"], "rules") if "host" in given else "",
             methods,
-            _measure(text, given.get("ttl", "1h"), _LENGTH, _SECONDS, "ttl=10m, 1h or 30d"),
+            ttl,
             query,
             arguments,
             _tokens(text, given.get("cookie", "")),

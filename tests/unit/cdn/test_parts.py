@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
-from opsdeck_cdn import caddy, draining, edgehost, probing, purging, sight
+from opsdeck_cdn import caddy, delegation, draining, edgehost, probing, purging, sight
 from opsdeck_cdn.health import UP_AFTER, Watch
 from opsdeck_cdn.sites import CaddySource, Edge, Origin, Rule, Site
 
@@ -88,6 +88,31 @@ def test_who_is_left_at_a_drain():
     for bad in (b"", b"open 3\nbusy 1\n", b"open x\nbusy 1\nasked 2\nlog 7 9\n"):
         with pytest.raises(OpsDeckError, match="broke off"):
             draining.parse("e", bad)
+
+
+WANTED = {"ns1.cdn.test": "192.0.2.1", "ns2.cdn.test": "192.0.2.2"}
+
+
+@pytest.mark.parametrize(
+    ("servers", "glue", "words"),
+    [
+        ({"ns1.cdn.test", "ns2.cdn.test"}, WANTED, []),
+        (set(), {}, [("broken", "delegates it to nobody")]),
+        ({"ns1.cdn.test"}, WANTED, [("attention", "ns2.cdn.test do not stand there")]),
+        ({"a.test"}, WANTED, [("broken", "a.test stand there too"), ("broken", "ns1.cdn.test, ns2.cdn.test do not")]),
+        (
+            {"ns1.cdn.test", "ns2.cdn.test"},
+            WANTED | {"ns2.cdn.test": "192.0.2.9"},
+            [("broken", "with 192.0.2.9, and is")],
+        ),
+        ({"ns1.cdn.test", "ns2.cdn.test"}, {"ns1.cdn.test": "192.0.2.1"}, [("broken", "without an address")]),
+    ],
+)
+def test_what_is_wrong_with_a_delegation(servers, glue, words):
+    addresses = {name: frozenset({address, "2001:db8::1"}) for name, address in glue.items()}
+    found = delegation.judge(WANTED, delegation.Delegation("192.0.2.53", frozenset(servers), addresses))
+    assert len(found) == len(words)
+    assert all(state == want and word in text for (state, text), (want, word) in zip(found, words, strict=True)), found
 
 
 def test_the_sums_of_an_edge():
