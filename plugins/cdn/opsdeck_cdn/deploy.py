@@ -109,12 +109,13 @@ class _Work:
             step.note("as it should be" if same else "checked")
         except OpsDeckError as fault:
             if isinstance(fault, LINK):
-                await self._lose(step)
+                await self.lose(step)
             self.faults[host] = fault
             raise
         return {"staged": self.staged[host]}
 
-    async def _lose(self, step: StepRun) -> None:
+    async def lose(self, step: StepRun) -> None:
+        """Leave an edge out whose link has ended."""
         host = step.host.name
         if host not in self.lost:
             self.lost.append(host)
@@ -126,7 +127,7 @@ class _Work:
         try:
             return await self._switch(step)
         except LINK:
-            await self._lose(step)
+            await self.lose(step)
             raise
 
     async def _switch(self, step: StepRun) -> Receipt:
@@ -180,7 +181,7 @@ class _Work:
             await edgehost.back(step, before, self.generations[step.host.name])
         except OpsDeckError as fault:
             if isinstance(fault, LINK):
-                await self._lose(step)
+                await self.lose(step)
             # The first fault is the one to show; that the edge is left between two states is said beside it.
             step.log(f"not gone back: {fault}", "bad")
             step.note("failed, and not gone back")
@@ -257,8 +258,12 @@ async def _find_account(job: JobRun, work: _Work, hosts: Sequence[str]) -> None:
     """Take the ACME account from the first edge that has one; each needs the same to answer for the others."""
 
     async def look(step: StepRun) -> Receipt | None:
-        if not work.account and (names := (await edgehost.look(step)).accounts):
-            work.account = await edgehost.read_account(step, names)
+        try:
+            if not work.account and (names := (await edgehost.look(step)).accounts):
+                work.account = await edgehost.read_account(step, names)
+        except LINK:
+            await work.lose(step)
+            raise
         return None
 
     for host in hosts:

