@@ -231,3 +231,25 @@ async def test_a_full_disk_stops_a_deploy_and_not_the_visitors(served: Any) -> N
     finally:
         host.empty()
     await cdn.good("deploy")
+
+
+@pytest.mark.campaign
+async def test_an_edge_shares_its_ports_with_a_program_on_another_address(served: Any) -> None:
+    cdn = served
+    host, other = cdn.fleet.host(E3), "198.18.7.7"
+    server = f"use IO::Socket::INET; IO::Socket::INET->new(LocalAddr => '{other}:443', Listen => 5) or die; sleep 600"
+    host.execute(["ip", "address", "add", f"{other}/32", "dev", "lo"])
+    try:
+        await cdn.good("edge", host=E3, bind=True)
+        await cdn.good("deploy", edges=[E3])
+        host.execute(["systemd-run", "--quiet", "--collect", "--unit=other443", "perl", "-e", server])
+        await cdn.good("deploy", edges=[E3])
+        assert (await cdn.get(E3, "/page")).status == 200
+        await cdn.good("edge", host=E3, bind=False)
+        _, steps = await cdn.run("deploy", edges=[E3])
+        assert "port 443 is taken by perl" in steps[E3].error
+    finally:
+        host.execute(["systemctl", "stop", "other443"], check=False)
+        host.execute(["ip", "address", "delete", f"{other}/32", "dev", "lo"])
+        await cdn.good("edge", host=E3, bind=False)
+        await cdn.good("deploy", edges=[E3])
