@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from opsdeck_cdn import book
+from opsdeck_cdn import book, checkup
+from opsdeck_cdn.models import TrafficRow
 
 from opsdeck.actor import SYSTEM
+from opsdeck.clock import utcnow
 from opsdeck.jobs.jobs import Submission
 
 PAGES = (
@@ -21,6 +24,9 @@ PAGES = (
     "/p/cdn/edges/web1",
     "/p/cdn/purge",
     "/actions/cdn/site",
+    "/actions/cdn/edge?host=web1",
+    "/actions/cdn/drain?host=web1",
+    "/actions/cdn/check",
     "/actions/cdn/deploy",
 )
 LOOKS = {
@@ -51,6 +57,16 @@ def modelled(console: Any) -> Any:
         ):
             job = await deck.jobs.run(Submission("cdn", action, params), SYSTEM)
             assert job.state == "succeeded", job.error
+        hour = utcnow().replace(minute=0, second=0, microsecond=0)
+        async with deck.db.write() as session:
+            for back in range(12):
+                for cache, status, count in (("HIT", 2, 300 - back * 9), ("MISS", 2, 40 + back), ("DYNAMIC", 5, 3)):
+                    session.add(
+                        TrafficRow(
+                            site="shop", edge="web1", hour=hour - timedelta(hours=back), cache=cache, status=status,
+                            requests=count, bytes=count * 9000,
+                        )
+                    )  # fmt: skip
         await book.owe(deck.db, [book.Debt("web1", "shop", "url", "www.shop.test/a.css")])
 
     console.do(make)
@@ -69,6 +85,22 @@ def test_every_page_stays_within_its_frame(modelled: Any, open_tab: Callable[...
                 page.screenshot(path=str(Path(pictures) / f"{look}_{name}.png"), full_page=True)
             wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
             assert wide <= 0, f"{path} is {wide} px too wide in {look}"
+
+
+def test_what_is_wrong_stands_on_the_pages(modelled: Any, admin: Any) -> None:
+    async def find(deck: Any) -> None:
+        hint = "stop nginx there, or give it another port; an edge needs 80 and 443"
+        await checkup.keep(deck.db, "web1", [checkup.Fault("edge web1", "broken", "port 80 is taken by nginx.", hint)])
+        text = "ns1.cdn.shop.test stands there with 192.0.2.99, and is 192.0.2.3."
+        await checkup.keep(
+            deck.db, checkup.ZONE, [checkup.Fault("delegation of cdn.shop.test", "broken", text, "mend it")]
+        )
+
+    modelled.do(find)
+    admin.goto("/p/cdn/edges/web1")
+    assert admin.locator(".notice.broken", has_text="port 80 is taken by nginx.").count() == 1
+    admin.goto("/p/cdn/edges")
+    assert admin.locator(".notice.broken", has_text="stands there with 192.0.2.99").count() == 1
 
 
 def test_a_site_is_added_through_its_form(modelled: Any, admin: Any) -> None:

@@ -92,7 +92,15 @@ def setup_of(row: SetupRow) -> Setup:
     """Give a row of settings as the plugin works with it."""
     caddy = CaddySource(row.caddy_version, row.caddy_source, row.caddy_sha256, row.caddy_member, row.caddy_arch)
     return Setup(
-        row.mark, row.acme_directory, row.acme_email, row.acme_roots, row.visitor_roots, row.zone, row.ttl, caddy
+        row.mark,
+        row.acme_directory,
+        row.acme_email,
+        row.acme_roots,
+        row.visitor_roots,
+        row.zone,
+        row.ttl,
+        row.parent,
+        caddy,
     )
 
 
@@ -106,6 +114,7 @@ def site_of(row: SiteRow) -> Site:
         row.host_header,
         row.tls_name,
         row.quota_mb,
+        row.origin_timeout,
         row.epoch,
         row.probe_static,
         row.probe_dynamic,
@@ -114,7 +123,9 @@ def site_of(row: SiteRow) -> Site:
 
 def edge_of(row: EdgeRow) -> Edge:
     """Give a row as an edge."""
-    return Edge(row.host, row.latitude, row.longitude, row.v4, row.v6, row.quota_percent, row.drained, row.admitted)
+    return Edge(
+        row.host, row.latitude, row.longitude, row.v4, row.v6, row.quota_percent, row.drained, row.bind, row.admitted
+    )
 
 
 async def change_edge(db: Any, host: str, **values: object) -> None:

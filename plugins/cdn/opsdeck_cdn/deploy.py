@@ -36,11 +36,16 @@ from opsdeck.api import (
     artefacts,
     files,
 )
-from opsdeck_cdn import book, caddy, edgehost, naming, proof, purging
+from opsdeck_cdn import book, caddy, edgehost, naming, origins, proof, purging
 from opsdeck_cdn.book import Model
+from opsdeck_cdn.engines import Cache, Front
 from opsdeck_cdn.render import layout
 from opsdeck_cdn.render.generation import Generation, generation
 from opsdeck_cdn.sites import Edge
+
+LINK = (Unreachable, LinkLost)
+PARALLEL = 8
+"""Edges that are switched side by side, once the first one is proven."""
 
 
 class DeployParams(BaseModel):
@@ -65,31 +70,6 @@ def chosen(model: Model, names: Sequence[str]) -> tuple[Edge, ...]:
     return edges
 
 
-async def check_origins(model: Model) -> None:
-    """Raise `Refused` when an origin is an edge: every request would go round in circles."""
-    addresses = {address: edge.host for edge in model.edges for address in edge.addresses}
-    names = {name: site.name for site in model.sites for name in site.names}
-    loop = asyncio.get_running_loop()
-    for site in model.sites:
-        for origin in site.origins:
-            hint = f"name the origin of {site.name} by an address or a name that leads to the origin itself"
-            if origin.host in names:
-                raise Refused(
-                    f"the origin {origin} of {site.name} is a name of the site {names[origin.host]}: a loop.",
-                    field="origins", hint=hint,
-                )  # fmt: skip
-            try:
-                async with asyncio.timeout(10):
-                    found = await loop.getaddrinfo(origin.host, origin.port)
-            except (OSError, TimeoutError):
-                continue  # the edges may know what the console does not; the proof will tell
-            for entry in found:
-                if edge := addresses.get(str(entry[4][0])):
-                    raise Refused(
-                        f"the origin {origin} of {site.name} is the edge {edge}: a loop.", field="origins", hint=hint
-                    )
-
-
 @dataclass
 class _Work:
     """One deploy under way."""
@@ -101,30 +81,56 @@ class _Work:
     staged: dict[str, str] = field(default_factory=dict)
     same: set[str] = field(default_factory=set)
     """Edges that have what they should: they are proven again, and not switched."""
-    restart: dict[str, bool] = field(default_factory=dict)
+    restart: set[str] = field(default_factory=set)
+    """Edges that get another Caddy or unit, for which a reload is not enough."""
     faults: dict[str, OpsDeckError] = field(default_factory=dict)
     account: dict[str, Sensitive] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
+    lost: list[str] = field(default_factory=list)
+    """Edges whose link ended under way: left out of DNS, and no word against the configuration."""
 
     async def ready(self, step: StepRun) -> Receipt:
         """Make one host ready and have it check its generation."""
         host = step.host.name
         try:
-            made = self.generations[host]
+            edge, made = self.model.edge(host), self.generations[host]
             step.note("making ready")
-            self.restart[host] = await edgehost.prepare(step, self.program, made)
-            same = "" if self.restart[host] else await edgehost.in_force(step, made)
-            self.staged[host] = same or await edgehost.stage(step, made)
+            state = await edgehost.look(step, origins.names(self.model))
+            for fault in edgehost.wrong(edge, state):
+                raise fault
+            origins.check(self.model, state.names, host)
+            changed = await edgehost.prepare(step, self.program, made)
+            same = not changed and await edgehost.in_force(step, state.current, made)
+            if changed:
+                self.restart.add(host)
+            self.staged[host] = state.current if same else await edgehost.stage(step, made)
             if same:
                 self.same.add(host)
             step.note("as it should be" if same else "checked")
         except OpsDeckError as fault:
+            if isinstance(fault, LINK):
+                await self.lose(step)
             self.faults[host] = fault
             raise
         return {"staged": self.staged[host]}
 
+    async def lose(self, step: StepRun) -> None:
+        """Leave an edge out whose link has ended."""
+        host = step.host.name
+        if host not in self.lost:
+            self.lost.append(host)
+        text = "not reached by a deploy"
+        await book.change_edge(step.job.db, host, admitted=False, health="down", health_text=text)
+
     async def switch(self, step: StepRun) -> Receipt:
         """Switch one edge and prove it; go back when it does not work."""
+        try:
+            return await self._switch(step)
+        except LINK:
+            await self.lose(step)
+            raise
+
+    async def _switch(self, step: StepRun) -> Receipt:
         host = step.host.name
         edge, made = self.model.edge(host), self.generations[host]
         state = await edgehost.look(step)
@@ -133,12 +139,13 @@ class _Work:
         elif self.account:
             await edgehost.give_account(step, self.account)
         step.note("switching")
-        if host in self.same:
-            before = state.current
-            await purging.bring_epochs(step, self.model)
-        else:
-            before = await edgehost.switch(step, self.staged[host], restart=self.restart[host])
+        before = state.current
+        swapped = host in self.restart and await artefacts.switch(step, "caddy", self.program.artefact.version)
         try:
+            if host in self.same:
+                await purging.bring_epochs(step, self.model)
+            else:
+                await edgehost.switch(step, self.staged[host], made, restart=host in self.restart)
             await proof.alive(edge, made.id)
             if not any(other.admitted for other in self.model.edges) and host not in self.named:
                 # The CA must find somebody at the names; while nobody serves yet, that is this edge.
@@ -148,12 +155,12 @@ class _Work:
             seen = await proof.prove(edge, self.model.sites, self.model.setup, wait=self.wait, say=step.log)
         except proof.NoCertificate:
             if before:
-                await self._back(step, before)
+                await self._back(step, before, swapped)
             else:
                 step.log("left running without DNS, so that it can get its certificate", "bad")
             raise
         except OpsDeckError:
-            await self._back(step, before)
+            await self._back(step, before, swapped)
             raise
         for note in seen.notes:
             step.log(note)
@@ -166,11 +173,15 @@ class _Work:
         return {"generation": made.id, "folder": self.staged[host], "before": before, "purges": settled,
                 "probe": seen.as_receipt()}  # fmt: skip
 
-    async def _back(self, step: StepRun, before: str) -> None:
+    async def _back(self, step: StepRun, before: str, swapped: bool) -> None:
         step.log("it does not work: going back", "bad")
         try:
-            await edgehost.back(step, before)
+            if swapped and before:
+                await artefacts.roll_back(step, "caddy")
+            await edgehost.back(step, before, self.generations[step.host.name])
         except OpsDeckError as fault:
+            if isinstance(fault, LINK):
+                await self.lose(step)
             # The first fault is the one to show; that the edge is left between two states is said beside it.
             step.log(f"not gone back: {fault}", "bad")
             step.note("failed, and not gone back")
@@ -183,18 +194,16 @@ class _Work:
 async def _run(job: JobRun, params: DeployParams) -> Receipt:
     model = await book.load(job.db)
     edges = chosen(model, params.edges)
-    await check_origins(model)
+    origins.check(model, await origins.look_up(origins.names(model)))
     program = await Depot(job.home).obtain(caddy.artefact(model.setup.caddy))
+    engines = (Cache(), Front(f"{artefacts.ROOT}/caddy/{program.artefact.version}/caddy"))
     work = _Work(
         model, program, params.certificate_wait,
-        {edge.host: generation(model.sites, model.setup, edge) for edge in edges},
+        {edge.host: generation(model.sites, model.setup, edge, engines) for edge in edges},
     )  # fmt: skip
     names = [edge.host for edge in edges]
     await job.each(work.ready, names, parallel=8)
-    lost = [host for host, fault in work.faults.items() if isinstance(fault, Unreachable | LinkLost)]
-    for host in lost:
-        await book.change_edge(job.db, host, admitted=False, health="down", health_text="not reached by a deploy")
-    refused = [host for host in names if host not in work.staged and host not in lost]
+    refused = [host for host in names if host not in work.staged and host not in work.lost]
     if refused:
         fault = work.faults.get(refused[0])
         raise Refused(
@@ -202,27 +211,59 @@ async def _run(job: JobRun, params: DeployParams) -> Receipt:
             hint=(fault.hint if fault else None) or "see the log of its step",
         )
     ready = [host for host in names if host in work.staged]
-    if not ready:
-        raise Unavailable("none of the edges can be reached.", hint="`opsdeck host check` says why")
     await _find_account(job, work, ready)
-    first, *rest = ready
-    failed = await job.each(work.switch, [first], parallel=1, stop_after=1)
-    if failed:
-        for host in rest:
-            job.skip(host, f"not switched: {first} failed first")
-    elif rest:
-        job.log(f"{first} works; going on with {len(rest)} more", "good")
-        failed = await job.each(work.switch, rest, parallel=4, stop_after=1)
+    failed = await _switch_all(job, work, [host for host in ready if host not in work.lost])
     silent = await naming.announce(job)
-    return {"failed": failed + len(lost) + silent, "edges": names, "not_reached": lost, "name_servers_failed": silent}
+    return {"failed": failed + len(work.lost) + silent, "edges": names, "not_reached": work.lost,
+            "name_servers_failed": silent}  # fmt: skip
+
+
+async def _switch_all(job: JobRun, work: _Work, ready: Sequence[str]) -> int:
+    """Switch one edge; when it is proven, the rest. Give how many failed without being lost.
+
+    Raises `Unavailable` when all are lost.
+    """
+    waiting = iter(ready)
+    failed: list[str] = []
+    proven = ""
+
+    async def one(host: str) -> bool:
+        if failed:
+            job.skip(host, f"not switched: {failed[0]} failed first")
+        elif await job.each(work.switch, [host]):
+            if host not in work.lost:
+                failed.append(host)
+            else:
+                job.log(f"{host} was lost under way; going on without it", "bad")
+        else:
+            return True
+        return False
+
+    async def worker() -> None:
+        for host in waiting:
+            await one(host)
+
+    for host in waiting:
+        if await one(host):
+            proven = host
+            job.log(f"{host} works; going on with the rest", "good")
+            break
+    await asyncio.gather(*(worker() for _ in range(PARALLEL)))
+    if not proven and not failed:
+        raise Unavailable("none of the edges can be reached.", hint="`opsdeck host check` says why")
+    return len(failed)
 
 
 async def _find_account(job: JobRun, work: _Work, hosts: Sequence[str]) -> None:
     """Take the ACME account from the first edge that has one; each needs the same to answer for the others."""
 
     async def look(step: StepRun) -> Receipt | None:
-        if not work.account and (names := (await edgehost.look(step)).accounts):
-            work.account = await edgehost.read_account(step, names)
+        try:
+            if not work.account and (names := (await edgehost.look(step)).accounts):
+                work.account = await edgehost.read_account(step, names)
+        except LINK:
+            await work.lose(step)
+            raise
         return None
 
     for host in hosts:
@@ -234,7 +275,7 @@ async def _find_account(job: JobRun, work: _Work, hosts: Sequence[str]) -> None:
 async def _plan(run: PlanRun, params: DeployParams) -> Plan:
     model = await book.load(run.db)
     edges = chosen(model, params.edges)
-    await check_origins(model)
+    origins.check(model, await origins.look_up(origins.names(model)))
     wanted = caddy.artefact(model.setup.caddy)
     found = Depot(run.home).has(wanted)
     notes: list[str] = []
@@ -242,8 +283,10 @@ async def _plan(run: PlanRun, params: DeployParams) -> Plan:
     async def look(host: HostAccess) -> tuple[Change, ...]:
         name = host.host.name
         made = generation(model.sites, model.setup, model.edge(name))
-        state = await edgehost.look(host)
-        edgehost.fit(name, state)
+        state = await edgehost.look(host, origins.names(model))
+        notes.extend(f"{name}: {fault.message} A deploy is refused until then." for fault in edgehost.wrong(
+            model.edge(name), state))  # fmt: skip
+        origins.check(model, state.names, name)
         changes = [*await artefacts.plan(host, wanted, found)]
         paths = [f"{layout.CURRENT}/{file}" for file in made.files]
         seen = await files.look(host, paths)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from opsdeck.api import Deck, Finding, Host, HostCard, OpsDeckError, utcnow
-from opsdeck_cdn import book, caddy, naming
+from opsdeck_cdn import book, caddy, certificates, checkup, naming
 from opsdeck_cdn.book import Model
 from opsdeck_cdn.models import EdgeRow
-from opsdeck_cdn.sites import Life
 
 
 async def findings(deck: Deck) -> Sequence[Finding]:
@@ -22,6 +21,7 @@ async def findings(deck: Deck) -> Sequence[Finding]:
         found.append(_edge(model.rows[edge.host], edge.host in owing))
     found += [finding for row in model.rows.values() for finding in _certificates(row)]
     found += _dns(model)
+    found += [Finding(row.subject, row.state, row.text, row.hint) for row in await checkup.kept(deck.db)]
     return tuple(found)
 
 
@@ -52,8 +52,7 @@ def _edge(row: EdgeRow, owes: bool) -> Finding:
 def _certificates(row: EdgeRow) -> list[Finding]:
     found = []
     now = utcnow()
-    for name, text in row.certificates.items():
-        life = Life.parse(text)
+    for name, life in certificates.known(row.certificates).items():
         if life.late(now):
             ended = life.end < now
             said = "has ended" if ended else f"ends on {life.end:%Y-%m-%d} and was not renewed"
@@ -76,6 +75,10 @@ def _dns(model: Model) -> list[Finding]:
     if not model.geoip.sha256:
         hint = "`opsdeck plugin run cdn geoip --help`"
         found.append(Finding("GeoIP data", "attention", "none: everyone is given every edge", hint))
+    lost = [edge.host for edge in model.edges if not edge.latitude and not edge.longitude]
+    if lost and model.geoip.sha256:
+        hint = f"`opsdeck plugin run cdn edge --host {lost[0]} --region CITY`"
+        found.append(Finding("places of edges", "attention", f"none is known for {', '.join(lost)}", hint))
     return found
 
 

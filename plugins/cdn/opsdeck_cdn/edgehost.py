@@ -17,7 +17,7 @@ from opsdeck.api import (
     File,
     HostAccess,
     NotDone,
-    ProbeFailed,
+    OpsDeckError,
     Program,
     Refused,
     Script,
@@ -33,13 +33,16 @@ from opsdeck.api import (
     users,
     utcnow,
 )
+from opsdeck_cdn.engines import Engine
 from opsdeck_cdn.render import layout
 from opsdeck_cdn.render.generation import Generation
+from opsdeck_cdn.sites import Edge
 
 KEPT = 5
 """Generations that stay on an edge."""
 LEAST_FREE_KB = 100_000
 """Room below which nothing is put on an edge: a cache that cannot be written serves badly."""
+ANYWHERE = ("*", "0.0.0.0", "::")  # noqa: S104 - how ss writes it
 SKEW = 30.0
 """Seconds by which an edge's clock may differ; more breaks certificates and ages."""
 
@@ -52,14 +55,36 @@ def shell(name: str) -> str:
 
 
 @dataclass(frozen=True)
+class Listener:
+    """A program that listens on a port that an edge needs; `kind` is tcp or udp."""
+
+    port: int
+    kind: str
+    address: str
+    program: str
+
+    def meets(self, edge: Edge) -> bool:
+        """Tell whether it is in the way of the edge's front."""
+        if self.program == "caddy":
+            return False
+        own = self.address.partition("%")[0].strip("[]")
+        return not edge.bind or own in ANYWHERE or own in edge.addresses
+
+
+@dataclass(frozen=True)
 class EdgeState:
-    """What an edge is now. `ports` maps 80 and 443 to the program that listens there; `accounts` are ACME files."""
+    """What an edge is now. `accounts` are ACME files; `caddy` is the version of what lies there, "" for none.
+
+    `names` gives the addresses to which it finds the names it was asked for.
+    """
 
     current: str = ""
-    ports: Mapping[int, str] = field(default_factory=dict)
+    ports: tuple[Listener, ...] = ()
     skew: float = 0.0
     free_kb: int | None = None
     accounts: tuple[str, ...] = ()
+    caddy: str = ""
+    names: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 def parse_look(host: str, done: Completed, *, sent: float, received: float) -> EdgeState:
@@ -67,17 +92,20 @@ def parse_look(host: str, done: Completed, *, sent: float, received: float) -> E
     lines = done.stdout.decode("utf-8", "replace").splitlines()
     if not lines or lines[-1] != "end":
         raise NotDone("the look at the edge broke off.", host=host, hint="run it again")
-    current, skew, free = "", 0.0, None
-    ports: dict[int, str] = {}
+    current, skew, free, caddy = "", 0.0, None, ""
+    ports: list[Listener] = []
     accounts: list[str] = []
+    names: dict[str, frozenset[str]] = {}
     for line in lines:
-        match line.split(" ", 2):
+        match line.split(" ", 4):
             case ["current", name]:
                 current = name
-            case ["port", port, program] if port.isdigit():
-                ports[int(port)] = program or "a program"
-            case ["port", port] if port.isdigit():
-                ports[int(port)] = "a program"
+            case ["port", port, kind, own, program] if port.isdigit():
+                ports.append(Listener(int(port), kind, own, program or "a program"))
+            case ["caddy", version]:
+                caddy = version
+            case ["name", name, own]:
+                names[name] = names.get(name, frozenset()) | {own}
             case ["clock", at] if at.isdigit():
                 # The clock is read to the second, somewhere between sending and receiving.
                 skew = max(0.0, int(at) - received) or min(0.0, int(at) + 1 - sent)
@@ -85,55 +113,53 @@ def parse_look(host: str, done: Completed, *, sent: float, received: float) -> E
                 free = int(size)
             case ["account", name]:
                 accounts.append(name)
-    return EdgeState(current, ports, skew, free, tuple(accounts))
+    return EdgeState(current, tuple(ports), skew, free, tuple(accounts), caddy, names)
 
 
-async def look(host: HostAccess) -> EdgeState:
-    """Look at an edge, in one round trip."""
+async def look(host: HostAccess, names: Sequence[str] = ()) -> EdgeState:
+    """Look at an edge, in one round trip; `names` are looked up there."""
     sent = time.time()
-    done = await host.run(Script(shell("look_edge"), (layout.ROOT, layout.STORE), sudo=True), check=False, log=False)
+    words = (layout.ROOT, layout.STORE, layout.CADDY, *names)
+    done = await host.run(Script(shell("look_edge"), words, sudo=True), check=False, log=False, timeout=60)
     return parse_look(host.host.name, done, sent=sent, received=time.time())
 
 
-def fit(host: str, state: EdgeState) -> None:
-    """Raise `Refused` when the host cannot be an edge as it is."""
-    for port, program in sorted(state.ports.items()):
-        if program != "caddy":
-            raise Refused(
-                f"port {port} is taken by {program}.", host=host, field="edge",
-                hint=f"stop {program} there, or give it another port; an edge needs 80 and 443",
-            )  # fmt: skip
+def wrong(edge: Edge, state: EdgeState) -> list[OpsDeckError]:
+    """Give all that keeps a host from being an edge as it is, the worst first, each as a deploy would raise it."""
+    found: list[OpsDeckError] = []
+    for one in state.ports:
+        if one.meets(edge):
+            port = f"port {one.port}{' (UDP)' if one.kind == 'udp' else ''}"
+            found.append(Refused(
+                f"{port} is taken by {one.program}.", host=edge.host, field="edge",
+                hint=f"stop {one.program} there, or give it another port; an edge needs 80 and 443",
+            ))  # fmt: skip
     if abs(state.skew) > SKEW:
-        raise Refused(
-            f"its clock is {abs(state.skew):.0f} s {'ahead' if state.skew > 0 else 'behind'}.", host=host,
+        found.append(Refused(
+            f"its clock is {abs(state.skew):.0f} s {'ahead' if state.skew > 0 else 'behind'}.", host=edge.host,
             hint="set up time synchronisation there: certificates and caches depend on it",
-        )  # fmt: skip
-
-
-def room(host: str, state: EdgeState) -> None:
-    """Raise `DiskFull` when there is too little room for caches."""
+        ))  # fmt: skip
     if state.free_kb is not None and state.free_kb < LEAST_FREE_KB:
-        raise DiskFull(
-            f"no room: {state.free_kb // 1000} MB are free where caches lie.", host=host, file=layout.CACHE,
+        found.append(DiskFull(
+            f"no room: {state.free_kb // 1000} MB are free where caches lie.", host=edge.host, file=layout.CACHE,
             hint="free space there, or give the edge a smaller share of the caches (`edge --quota-percent`)",
-        )  # fmt: skip
+        ))  # fmt: skip
+    return found
 
 
 async def prepare(step: StepRun, program: Program, generation: Generation) -> bool:
-    """Make a host ready to be an edge; tell whether Caddy or a unit changed, so that a reload is not enough."""
-    before = await look(step)
-    room(step.host.name, before)
+    """Make a host ready to be an edge; tell whether Caddy or a unit is another, so that a reload is not enough.
+
+    Caddy comes beside the one that runs, which the switch replaces.
+    """
     seen = await packages.look(step, ["nginx"])
     found = seen.packages.get("nginx")
     if found is None or not found.installed:
-        fit(step.host.name, before)
         step.note("installing nginx")
         await packages.apply(step, packages.Request(packages.Intent.INSTALL, ("nginx",)), update=True)
         # Its own service would take port 80; the cache is a unit of ours that listens on a socket.
         await units.act(step, units.Act.DISABLE, "nginx")
         await units.act(step, units.Act.STOP, "nginx")
-    else:
-        fit(step.host.name, before)
     await users.apply(step, User(layout.USER, system=True, home=layout.STATE))
     own = f"{layout.USER}:{layout.USER}"
     await directories.apply(
@@ -146,7 +172,9 @@ async def prepare(step: StepRun, program: Program, generation: Generation) -> bo
             *(Directory(path, 0o755, None) for path in (layout.RUN_FRONT, layout.RUN_CACHE)),
         ],
     )
-    changed = await artefacts.install(step, program)
+    changed = bool(await artefacts.plan(step, program.artefact, program))
+    if changed:
+        await artefacts.push(step, program)
     wanted = [File(f"/etc/systemd/system/{name}", data, owner="root:root") for name, data in generation.units.items()]
     if generation.roots:
         wanted.append(File(layout.ROOTS, generation.roots, owner="root:root"))
@@ -157,16 +185,15 @@ async def prepare(step: StepRun, program: Program, generation: Generation) -> bo
     return changed
 
 
-async def in_force(step: StepRun, generation: Generation) -> str:
-    """Give the folder in force when it is just this generation and both engines run; else ""."""
-    current = (await look(step)).current
+async def in_force(step: StepRun, current: str, generation: Generation) -> bool:
+    """Tell whether the folder in force is just this generation, and all engines run."""
     if not current:
-        return ""
+        return False
     seen = await files.look(step, [f"{layout.CURRENT}/{name}" for name in generation.files])
     if [state.digest for state in seen] != list(generation.digests.values()):
-        return ""
-    states = await units.look(step, [layout.CACHE_UNIT, layout.FRONT_UNIT])
-    return current if all(state.active == "active" and state.enabled for state in states) else ""
+        return False
+    states = await units.look(step, [engine.unit for engine in generation.engines])
+    return all(state.active == "active" and state.enabled for state in states)
 
 
 async def stage(step: StepRun, generation: Generation) -> str:
@@ -174,7 +201,6 @@ async def stage(step: StepRun, generation: Generation) -> str:
 
     Raises `CheckRefused` with the engine's own words; what serves is untouched either way.
     """
-    host = step.host.name
     name = f"{stamp(utcnow())}-{generation.id}"
     folder = f"{layout.GENERATIONS}/{name}"
     await directories.apply(step, [Directory(folder, 0o755, "root:root")])
@@ -186,57 +212,52 @@ async def stage(step: StepRun, generation: Generation) -> str:
         ],
         keep_previous=False,
     )
-    checks = (
-        ("nginx", Command((layout.NGINX, "-t", "-q", "-c", f"{folder}/nginx.conf"), sudo=True)),
-        ("Caddy", Command((layout.CADDY, "validate", "--config", f"{folder}/caddy.json"), run_as=layout.USER,
-                          env={"HOME": layout.STATE}, cwd="/")),
-    )  # fmt: skip
-    for engine, command in checks:
-        done = await step.run(command, check=False, log=False, timeout=60)
-        if not done.ok:
-            await step.run(Command(("rm", "-rf", "--", folder), sudo=True), check=False, log=False)
-            raise CheckRefused(
-                f"{engine} refuses the configuration: {_words(done)}", host=host, file=folder,
-                hint="nothing was changed; mend the rule or origin it names",
-            )  # fmt: skip
+    try:
+        await checked(step, folder, generation.engines)
+    except CheckRefused:
+        await step.run(Command(("rm", "-rf", "--", folder), sudo=True), check=False, log=False)
+        raise
     return name
 
 
-def _words(done: Completed) -> str:
-    lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    told = [line for line in lines if "emerg" in line or line.startswith("Error")] or lines[-1:]
-    return " ".join(" ".join(told).split())[:600] or f"it ended with {done.exit_status}"
+async def checked(host: HostAccess, folder: str, engines: Sequence[Engine]) -> None:
+    """Let each engine check a generation's folder. Raises `CheckRefused` with the words of the first that refuses."""
+    for engine in engines:
+        done = await host.run(engine.check(folder), check=False, log=False, timeout=60)
+        if said := engine.refusal(done):
+            raise CheckRefused(
+                f"{engine.name} refuses the configuration: {said}", host=host.host.name, file=folder,
+                hint="nothing was changed; mend the rule or origin it names",
+            )  # fmt: skip
 
 
-async def switch(step: StepRun, folder: str, *, restart: bool) -> str:
-    """Make a generation the one in force and have both engines take it; give the one before ("" for none).
+async def switch(step: StepRun, folder: str, generation: Generation, *, restart: bool) -> None:
+    """Make a generation the one in force and have the engines take it.
 
     Raises `ProbeFailed` with the journal when a unit does not come up.
     """
-    done = await step.run(Script(shell("flip"), (layout.ROOT, folder), sudo=True), log=False)
-    before = done.stdout.decode().strip().removeprefix("old").strip()
-    await take(step, restart=restart)
-    return before
+    await step.run(Script(shell("flip"), (layout.ROOT, folder), sudo=True), log=False)
+    await take(step, generation.engines, restart=restart)
 
 
-async def take(step: StepRun, *, restart: bool = False) -> None:
-    """Have both engines take the generation in force."""
-    for unit in (layout.CACHE_UNIT, layout.FRONT_UNIT):
-        await units.act(step, units.Act.ENABLE, unit)
-    await units.act(step, units.Act.RELOAD, layout.CACHE_UNIT, settle=0.3)
-    front = units.Act.RESTART if restart else units.Act.RELOAD
-    await units.act(step, front, layout.FRONT_UNIT, settle=0.3)
+async def take(step: StepRun, engines: Sequence[Engine], *, restart: bool = False) -> None:
+    """Have the engines take the generation in force; the last one is what visitors meet, and may need a restart."""
+    for engine in engines:
+        await units.act(step, units.Act.ENABLE, engine.unit)
+    for engine in engines:
+        act = units.Act.RESTART if restart and engine is engines[-1] else units.Act.RELOAD
+        await units.act(step, act, engine.unit, settle=0.3)
 
 
-async def back(step: StepRun, folder: str) -> None:
-    """Go back to the generation that was in force; to none when there was none, with both units stopped."""
+async def back(step: StepRun, folder: str, generation: Generation) -> None:
+    """Go back to the generation that was in force; to none when there was none, with the units stopped."""
     await step.run(Script(shell("flip"), (layout.ROOT, folder), sudo=True), log=False)
     if folder:
-        await take(step, restart=True)
+        await take(step, generation.engines, restart=True)
         return
-    for unit in (layout.FRONT_UNIT, layout.CACHE_UNIT):
-        await units.act(step, units.Act.DISABLE, unit)
-        await units.act(step, units.Act.STOP, unit)
+    for engine in reversed(generation.engines):
+        await units.act(step, units.Act.DISABLE, engine.unit)
+        await units.act(step, units.Act.STOP, engine.unit)
 
 
 async def prune(step: StepRun) -> None:
@@ -261,9 +282,3 @@ async def give_account(step: StepRun, account: Mapping[str, Sensitive]) -> bool:
     await directories.apply(step, [Directory(path, 0o700, own) for path in dict.fromkeys(folders)])
     wanted = [File(path, content, 0o600, own) for path, content in account.items()]
     return bool(await files.apply(step, wanted, keep_previous=False))
-
-
-__all__ = [
-    "EdgeState", "ProbeFailed", "back", "fit", "give_account", "look", "parse_look", "prepare", "prune",
-    "read_account", "shell", "stage", "switch", "take",
-]  # fmt: skip

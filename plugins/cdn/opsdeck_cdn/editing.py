@@ -1,10 +1,9 @@
-"""The actions that change the model: sites, edges, settings. They touch no host; `deploy` does."""
+"""The actions that change the model: sites and edges. They touch no host; `deploy` does."""
 
 from __future__ import annotations
 
 import ipaddress
 import re
-import ssl
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -19,20 +18,19 @@ from opsdeck.api import (
     HostName,
     Invalid,
     JobRun,
-    Multiline,
     NotFound,
-    OpsDeckError,
     Plan,
     PlanRun,
     Receipt,
     Risk,
     Targets,
     Verb,
+    as_value_error,
     utcnow,
 )
 from opsdeck_cdn import book, naming
-from opsdeck_cdn.caddy import check_version
-from opsdeck_cdn.models import DebtRow, EdgeRow, NameRow, SetupRow, SiteRow
+from opsdeck_cdn.models import DebtRow, EdgeRow, FaultRow, NameRow, SiteRow
+from opsdeck_cdn.places import find, place
 from opsdeck_cdn.sites import DEFAULT_RULES, Origin, Rule, domain, slug
 
 
@@ -40,13 +38,6 @@ class _Given(BaseModel):
     """Parameters that are checked when they are made; a fault of the house becomes one of the field."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-def _checked(make: Any, value: Any) -> Any:
-    try:
-        return make(value)
-    except OpsDeckError as fault:
-        raise ValueError(f"{fault.message} {fault.hint or ''}".strip()) from None
 
 
 class SiteParams(_Given):
@@ -74,6 +65,10 @@ class SiteParams(_Given):
     quota_mb: int | None = Field(
         None, ge=16, le=10_000_000, title="Cache on each edge", json_schema_extra={"unit": "MB"}
     )
+    origin_timeout: int | None = Field(
+        None, ge=1, le=600, title="Patience with the origin", json_schema_extra={"unit": "s"},
+        description="How long it may take to begin an answer. Then the next origin is asked, or what is kept is given.",
+    )  # fmt: skip
     probe_static: str | None = Field(
         None,
         title="A static object",
@@ -83,33 +78,37 @@ class SiteParams(_Given):
 
     @field_validator("name")
     @classmethod
+    @as_value_error()
     def _name(cls, value: str) -> str:
-        found = str(_checked(slug, value))
-        if re.fullmatch(r"ns\d+", found):
-            raise ValueError(f"{found} is the name of a name server in the zone; choose another")
-        return found
+        if re.fullmatch(r"ns\d+", value):
+            raise ValueError(f"{value} is the name of a name server in the zone; choose another")
+        return slug(value)
 
     @field_validator("names")
     @classmethod
+    @as_value_error()
     def _names(cls, value: list[str] | None) -> list[str] | None:
-        return value and list(dict.fromkeys(_checked(domain, name) for name in value))
+        return value and list(dict.fromkeys(domain(name) for name in value))
 
     @field_validator("origins")
     @classmethod
+    @as_value_error()
     def _origins(cls, value: list[str] | None) -> list[str] | None:
-        return value and [str(_checked(Origin.parse, text)) for text in value]
+        return value and [str(Origin.parse(text)) for text in value]
 
     @field_validator("rules")
     @classmethod
+    @as_value_error()
     def _rules(cls, value: list[str] | None) -> list[str] | None:
         for text in value or ():
-            _checked(Rule.parse, text)
+            Rule.parse(text)
         return value
 
     @field_validator("host_header", "tls_name")
     @classmethod
+    @as_value_error()
     def _domains(cls, value: str | None) -> str | None:
-        return value and str(_checked(lambda text: domain(text, "host_header"), value))
+        return value and domain(value, "host_header")
 
     @property
     def given(self) -> dict[str, Any]:
@@ -146,7 +145,8 @@ async def _plan_site(run: PlanRun, params: SiteParams) -> Plan:
         row = (await session.exec(select(SiteRow).where(SiteRow.name == params.name))).first()
     before = _text(row) if row else None
     draft = SiteRow(name=params.name, rules=list(DEFAULT_RULES))
-    for key in ("names", "origins", "rules", "host_header", "tls_name", "quota_mb", "probe_static", "probe_dynamic"):
+    for key in ("names", "origins", "rules", "host_header", "tls_name", "quota_mb", "origin_timeout", "probe_static",
+                "probe_dynamic"):  # fmt: skip
         setattr(draft, key, params.given.get(key, getattr(row, key) if row else getattr(draft, key)))
     book.site_of(draft)
     after = _text(draft)
@@ -166,6 +166,7 @@ def _text(row: SiteRow) -> str:
         f"host header {row.host_header or 'as the visitor asks'}",
         f"TLS name {row.tls_name or 'of the origin'}",
         f"cache {row.quota_mb} MB",
+        f"patience with the origin {row.origin_timeout} s",
         f"probe static {row.probe_static or 'none'}",
         f"probe dynamic {row.probe_dynamic}",
     ]
@@ -194,6 +195,10 @@ class EdgeParams(_Given):
     """A host as an edge; what is left out keeps what it has."""
 
     host: HostName = Field(title="Host")
+    region: str | None = Field(
+        None, title="Region", max_length=40,
+        description="A large city near it, such as frankfurt or fra, in the place of coordinates.",
+    )  # fmt: skip
     latitude: float | None = Field(None, ge=-90, le=90, title="Latitude", description="Empty takes the host's.")
     longitude: float | None = Field(None, ge=-180, le=180, title="Longitude", description="Empty takes the host's.")
     v4: str | None = Field(None, title="IPv4 for visitors", description="Empty takes the host's address.")
@@ -202,6 +207,17 @@ class EdgeParams(_Given):
         None, ge=1, le=100, title="Share of the caches", description="Less for an edge with a small disk.",
         json_schema_extra={"unit": "%"},
     )  # fmt: skip
+    bind: bool | None = Field(
+        None, title="Only on its addresses", description="For a host where others use 80 or 443 on another address.",
+    )  # fmt: skip
+
+    @field_validator("region")
+    @classmethod
+    @as_value_error()
+    def _region(cls, value: str | None) -> str | None:
+        if value:
+            place(value)
+        return value or None
 
     @model_validator(mode="after")
     def _addresses(self) -> EdgeParams:
@@ -225,9 +241,13 @@ async def _edge(run: JobRun, params: EdgeParams) -> Receipt:
         fresh = row is None
         if row is None:
             row = EdgeRow(host=params.host, v4=_address(host.address))
-            row.latitude, row.longitude = host.latitude or 0.0, host.longitude or 0.0
+            row.latitude, row.longitude = find(host.region or "") or (0.0, 0.0)
+            if host.latitude is not None and host.longitude is not None:
+                row.latitude, row.longitude = host.latitude, host.longitude
             session.add(row)
-        for key, value in params.model_dump(exclude={"host"}).items():
+        if params.region:
+            row.latitude, row.longitude = place(params.region)
+        for key, value in params.model_dump(exclude={"host", "region"}).items():
             if value is not None:
                 setattr(row, key, value)
         if not row.v4:
@@ -235,6 +255,12 @@ async def _edge(run: JobRun, params: EdgeParams) -> Receipt:
                 f"{params.host} is reached by the name {host.address}; say which IPv4 address visitors use.",
                 host=params.host, field="v4", hint="--v4 ADDRESS",
             )  # fmt: skip
+        for other in (await session.exec(select(EdgeRow).where(EdgeRow.host != params.host))).all():
+            if shared := {row.v4, row.v6} & {other.v4, other.v6} - {""}:
+                raise Conflict(
+                    f"{shared.pop()} is the address of the edge {other.host}.", host=params.host, field="v4",
+                    hint="each edge has addresses of its own",
+                )  # fmt: skip
     run.log(f"edge {params.host} {'added' if fresh else 'changed'}; it serves after the next deploy", "good")
     return {"edge": params.host, "new": fresh}
 
@@ -259,70 +285,12 @@ async def _remove_edge(run: JobRun, params: EdgeName) -> Receipt:
         if row is None:
             raise NotFound(f"{params.host!r} is no edge.", field="host", hint="see the edges")
         await session.exec(delete(DebtRow).where(col(DebtRow.edge) == params.host))
+        await session.exec(delete(FaultRow).where(col(FaultRow.place) == params.host))
         await session.delete(row)
     run.log(
         f"{params.host} is no edge here any more; what serves on the host goes on until it is stopped there", "good"
     )
     return {"edge": params.host, "failed": await naming.announce(run)}
-
-
-class SetupParams(_Given):
-    """What is the same for all edges; what is left out stays."""
-
-    acme_directory: str | None = Field(
-        None, title="ACME directory", description="Address of the CA's directory.", pattern=r"^https://[^\s]+$",
-        max_length=500,
-    )  # fmt: skip
-    acme_email: str | None = Field(None, title="E-mail for the CA", pattern=r"^$|^[^@\s/]+@[^@\s/]+$", max_length=200)
-    acme_roots: Multiline | None = Field(
-        None, title="Roots of the directory", description="PEM; only for a CA of your own."
-    )
-    visitor_roots: Multiline | None = Field(
-        None, title="Roots of the certificates", description="PEM that probes trust; only for a CA of your own."
-    )
-    zone: str | None = Field(None, title="DNS zone", description="Delegated to your name servers: cdn.example.net.")
-    ttl: int | None = Field(None, ge=5, le=3600, title="TTL of answers", json_schema_extra={"unit": "s"})
-    caddy_version: str | None = Field(None, title="Caddy version", description="At least 2.11.")
-    caddy_source: str | None = Field(
-        None, title="Caddy source", max_length=2000, pattern=r"^$|^https?://[^\s]+$",
-        description="Address of a release; empty takes the one installed with this plugin.",
-    )  # fmt: skip
-    caddy_sha256: str | None = Field(None, title="Caddy SHA-256", pattern=r"^$|^[0-9a-f]{64}$")
-    caddy_member: str | None = Field(None, title="File in the release", description="Such as caddy.")
-
-    @field_validator("zone")
-    @classmethod
-    def _zone(cls, value: str | None) -> str | None:
-        return value and str(_checked(lambda text: domain(text, "zone"), value))
-
-    @field_validator("acme_roots", "visitor_roots")
-    @classmethod
-    def _pem(cls, value: str | None) -> str | None:
-        if value:
-            try:
-                ssl.create_default_context(cadata=value)
-            except (ssl.SSLError, ValueError):
-                raise ValueError("this is no PEM of certificates") from None
-        return value
-
-    @model_validator(mode="after")
-    def _caddy(self) -> SetupParams:
-        if self.caddy_source:
-            if not self.caddy_sha256 or not self.caddy_version:
-                raise ValueError("a Caddy source needs its version and sha256")
-            _checked(check_version, self.caddy_version)
-        return self
-
-
-async def _setup(run: JobRun, params: SetupParams) -> Receipt:
-    await book.load(run.db)
-    given = {key: value for key, value in params.model_dump().items() if value is not None}
-    async with run.db.write() as session:
-        row = (await session.exec(select(SetupRow))).one()
-        for key, value in given.items():
-            setattr(row, key, value)
-    run.log("settings changed; edges have them after the next deploy", "good")
-    return {"changed": sorted(given)}
 
 
 def _touches_model(_params: BaseModel, _hosts: object) -> list[str]:
@@ -348,8 +316,4 @@ edge = Action(
 remove_edge = Action(
     "remove_edge", "Remove an edge", "Take a host out of the edges and of DNS.",
     params=EdgeName, risk=Risk.DESTROY, targets=Targets.CONSOLE, run=_remove_edge, touches=_touches_dns, timeout=900.0,
-)  # fmt: skip
-setup = Action(
-    "setup", "Set up the CDN", "Certificates, DNS zone and Caddy: what is the same for all edges.",
-    params=SetupParams, targets=Targets.CONSOLE, run=_setup, touches=_touches_model, timeout=60.0,
 )  # fmt: skip

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from opsdeck.api import HostAccess, OpsDeckError, Service, ServiceRun, directories, files, utcnow
-from opsdeck_cdn import book, certificates, edgehost, naming
+from opsdeck_cdn import book, edgehost, naming
 from opsdeck_cdn.book import Model
 from opsdeck_cdn.probing import NoAnswer, ask
 from opsdeck_cdn.render import gdnsd
@@ -89,7 +89,6 @@ class Prober:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_warm())
             group.create_task(self._rounds())
-            group.create_task(certificates.watch(self._run))
 
     async def _keep_warm(self) -> None:
         while True:

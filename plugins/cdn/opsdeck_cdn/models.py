@@ -23,6 +23,7 @@ class SiteRow(Table, table=True):
     host_header: str = ""
     tls_name: str = ""
     quota_mb: int = 1024
+    origin_timeout: int = 30
     epoch: int = 1
     probe_static: str = ""
     probe_dynamic: str = "/"
@@ -50,6 +51,7 @@ class EdgeRow(Table, table=True):
     v4: str = ""
     v6: str = ""
     quota_percent: int = 100
+    bind: bool = False
     drained: bool = False
     admitted: bool = False
     generation: str = ""
@@ -81,6 +83,7 @@ class SetupRow(Table, table=True):
     visitor_roots: str = ""
     zone: str = ""
     ttl: int = 30
+    parent: str = ""
     caddy_version: str = ""
     caddy_source: str = ""
     caddy_sha256: str = ""
@@ -115,6 +118,21 @@ class DebtRow(Table, table=True):
     """`url` or `prefix`; a whole site is forgotten by its epoch, which a deploy brings along."""
     argument: str = Field(max_length=2000)
     made: datetime = Field(default_factory=utcnow)
+
+
+class FaultRow(Table, table=True):
+    """What the last look at an edge, or at the zone, found wrong."""
+
+    __tablename__ = "cdn_fault"
+
+    id: int | None = Field(default=None, primary_key=True)
+    place: str = Field(index=True, max_length=63)
+    """The edge's host; "" for the zone."""
+    subject: str = Field(max_length=300)
+    state: str = Field(max_length=10)
+    text: str = Field(max_length=600)
+    hint: str = Field(default="", max_length=600)
+    seen: datetime = Field(default_factory=utcnow)
 
 
 class TrafficRow(Table, table=True):

@@ -319,29 +319,6 @@ async def _keep_geoip(db: Any, given: book.Geoip) -> None:
         row.geoip_sha256, row.geoip_member = given.sha256, given.member
 
 
-class DrainParams(BaseModel):
-    """Which edge, and which way."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    host: HostName = Field(title="Edge")
-    back: bool = Field(False, title="Let it back", description="Instead of taking it out.")
-
-
-async def _drain(job: JobRun, params: DrainParams) -> Receipt:
-    model = await book.load(job.db)
-    edge = model.edge(params.host)
-    others = [other for other in model.edges if other.host != edge.host and other.admitted and not other.drained]
-    if not params.back and edge.admitted and not others:
-        raise Refused(
-            f"{edge.host} is the last edge that serves.", field="host", hint="let another one in first: deploy it"
-        )
-    await book.change_edge(job.db, edge.host, drained=not params.back)
-    failed = await announce(job)
-    job.log(f"{edge.host} is {'back in' if params.back else 'out of'} DNS; answers are kept for {model.setup.ttl} s")
-    return {"failed": failed, "edge": edge.host, "drained": not params.back, "ttl": model.setup.ttl}
-
-
 def _touches(_params: BaseModel, _hosts: Sequence[str]) -> Sequence[str]:
     return ["cdn:dns"]
 
@@ -362,9 +339,3 @@ geoip = Action(
     "geoip", "Update the GeoIP data", "Tell the name servers where addresses are; kept only if they take the data.",
     params=GeoipParams, targets=Targets.CONSOLE, run=_geoip, touches=_touches, timeout=1800.0,
 )  # fmt: skip
-drain = Action(
-    "drain", "Drain an edge", "Take an edge out of DNS, or let it back; what visitors have open goes on.",
-    params=DrainParams, targets=Targets.CONSOLE, run=_drain, touches=_touches, timeout=300.0,
-)  # fmt: skip
-
-__all__ = ["announce", "dns", "drain", "geoip", "nameserver", "remove_nameserver"]

@@ -17,7 +17,19 @@ VERSION = "0.1.0"
 def opsdeck_manifest() -> Manifest:
     """Give the manifest."""
     from opsdeck.api import API, Manifest, NavItem
-    from opsdeck_cdn import deploy, editing, health, models, naming, purging, sight, warming
+    from opsdeck_cdn import (
+        checkup,
+        deploy,
+        draining,
+        editing,
+        health,
+        models,
+        naming,
+        purging,
+        settings,
+        sight,
+        warming,
+    )
     from opsdeck_cdn.web import pages
 
     return Manifest(
@@ -34,11 +46,12 @@ def opsdeck_manifest() -> Manifest:
             sight.stats,
             editing.site,
             editing.edge,
-            editing.setup,
+            settings.setup,
             naming.nameserver,
             naming.dns,
             naming.geoip,
-            naming.drain,
+            draining.drain,
+            checkup.check,
             editing.remove_site,
             editing.remove_edge,
             naming.remove_nameserver,
@@ -49,7 +62,7 @@ def opsdeck_manifest() -> Manifest:
             NavItem("CDN edges", "edges", 41),
             NavItem("Purge", "purge", 42),
         ),
-        services=(health.prober, sight.sight),
+        services=(health.prober, sight.sight, checkup.checkup),
         models=(
             models.SiteRow,
             models.NameRow,
@@ -57,6 +70,7 @@ def opsdeck_manifest() -> Manifest:
             models.SetupRow,
             models.NameServerRow,
             models.DebtRow,
+            models.FaultRow,
             models.TrafficRow,
         ),
     )

@@ -116,7 +116,7 @@ async def _site(edge: Edge, site: Site, trust: ssl.SSLContext, notes: list[str])
     seen["dynamic"] = dynamic.status
     if dynamic.header("x-edge") != edge.host:
         raise ProbeFailed(f"{name}{site.probe_dynamic} is answered by something else than this edge.", host=edge.host)
-    if dynamic.status in (502, 503, 504) or dynamic.header("x-cache") in HELD:
+    if dynamic.status in (502, 503, 504, 508) or dynamic.header("x-cache") in HELD:
         raise ProbeFailed(
             f"{name}{site.probe_dynamic} does not reach the origin: {dynamic.status} {dynamic.header('x-cache')}.",
             host=edge.host, hint=f"see that the edge can reach {', '.join(map(str, site.origins))}",

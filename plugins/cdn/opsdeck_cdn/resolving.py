@@ -28,7 +28,17 @@ async def ask(
         address, _, length = client.partition("/")
         options.append(dns.edns.ECSOption(address, int(length or 24)))
     query = dns.message.make_query(name, kind, use_edns=0, options=options or None)
+    answer = await exchange(server, query, port=port, timeout=timeout)
+    wanted = dns.rdatatype.from_text(kind)
+    return tuple(sorted(item.to_text() for group in answer.answer if group.rdtype == wanted for item in group))
+
+
+async def exchange(
+    server: str, query: dns.message.Message, *, port: int = 53, timeout: float = 3.0
+) -> dns.message.Message:
+    """Ask one server for what it knows itself; twice, since a packet may get lost. Raises `NoName`."""
     query.flags &= ~dns.flags.RD
+    name = query.question[0].name.to_text(omit_final_dot=True)
     fault = ""
     for _ in range(2):
         try:
@@ -38,6 +48,5 @@ async def ask(
             continue
         if answer.rcode() != 0:
             raise NoName(f"{server} answers {dns.rcode.to_text(answer.rcode())} for {name}.")
-        wanted = dns.rdatatype.from_text(kind)
-        return tuple(sorted(item.to_text() for group in answer.answer if group.rdtype == wanted for item in group))
+        return answer
     raise NoName(f"{server} does not answer for {name}: {fault}.", hint="see that port 53 is let in, UDP and TCP")

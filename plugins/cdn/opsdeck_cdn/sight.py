@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -132,7 +133,10 @@ class Traffic:
     bytes: int
     held: int
     passed: int
+    by_status: tuple[str, ...]
+    """How many answers of each kind, such as `2xx 310`."""
     faults: int
+    """Those of 5xx."""
     by_hour: tuple[float | None, ...]
     hits_by_hour: tuple[float | None, ...]
 
@@ -154,6 +158,9 @@ async def traffic(db: Any, *, site: str = "", edge: str = "", hours: int = 24) -
         query = query.where(TrafficRow.edge == edge)
     async with db.read() as session:
         rows = (await session.exec(query)).all()
+    statuses: Counter[int] = Counter()
+    for row in rows:
+        statuses[row.status] += row.requests
     counts, held, asked = [0.0] * hours, [0.0] * hours, [0.0] * hours
     for row in rows:
         place = int((row.hour - first).total_seconds() // 3600)
@@ -166,7 +173,8 @@ async def traffic(db: Any, *, site: str = "", edge: str = "", hours: int = 24) -
         sum(row.bytes for row in rows),
         int(sum(held)),
         int(sum(asked) - sum(held)),
-        sum(row.requests for row in rows if row.status == 5),
+        tuple(f"{first}xx {count}" for first, count in sorted(statuses.items())),
+        statuses[5],
         tuple(counts),
         tuple(part / whole if whole else None for part, whole in zip(held, asked, strict=True)),
     )
@@ -209,7 +217,13 @@ async def _run(job: JobRun, _params: NoParams) -> Receipt:
             f"{name}: {found.requests} requests in 24 h, {found.bytes} bytes, {ratio} of the static ones from caches"
         )
     told = {
-        name: {"requests": found.requests, "bytes": found.bytes, "hit_ratio": found.hit_ratio, "faults": found.faults}
+        name: {
+            "requests": found.requests,
+            "bytes": found.bytes,
+            "hit_ratio": found.hit_ratio,
+            "faults": found.faults,
+            "answers": list(found.by_status),
+        }
         for name, found in seen.items()
     }
     return {"failed": failed, "sites": told}

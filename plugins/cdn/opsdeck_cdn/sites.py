@@ -28,6 +28,7 @@ _ARGUMENT = re.compile(r"[a-z0-9_]{1,64}")
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _LENGTH = re.compile(r"(\d{1,9})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+MOST_TTL = 3650 * 86400
 _SIZE = re.compile(r"(\d{1,9})(kB|MB|GB)")
 _BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -182,6 +183,9 @@ class Rule:
                 raise _bad(text, f"{key} is for static rules")
             given[key] = value
         query, arguments = _query(text, given.get("query", "all"))
+        ttl = _measure(text, given.get("ttl", "1h"), _LENGTH, _SECONDS, "ttl=10m, 1h or 30d")
+        if ttl > MOST_TTL:
+            raise _bad(text, "ttl is at most 3650d")
         methods = tuple(given["method"].upper().split(",")) if "method" in given else ()
         if any(method not in _METHODS for method in methods):
             raise _bad(text, f"methods are {', '.join(_METHODS)}")
@@ -192,7 +196,7 @@ class Rule:
             paths,
             domain(given["host"], "rules") if "host" in given else "",
             methods,
-            _measure(text, given.get("ttl", "1h"), _LENGTH, _SECONDS, "ttl=10m, 1h or 30d"),
+            ttl,
             query,
             arguments,
             _tokens(text, given.get("cookie", "")),
@@ -251,6 +255,8 @@ class Site:
     host_header: str = ""
     tls_name: str = ""
     quota_mb: int = 1024
+    origin_timeout: int = 30
+    """Seconds that an origin has to begin its answer."""
     epoch: int = 1
     probe_static: str = ""
     probe_dynamic: str = "/"
@@ -292,6 +298,8 @@ class Edge:
     quota_percent: int = 100
     """Share of each site's cache quota that this edge keeps, for one with a small disk."""
     drained: bool = False
+    bind: bool = False
+    """Whether it listens on its own addresses only, where other programs use the same ports on other ones."""
     admitted: bool = False
     """Whether it may be named in DNS: it had its certificates and a green probe after its last deploy."""
 
@@ -326,4 +334,6 @@ class Setup:
     """PEM that a probe trusts beside nothing else; "" takes the public ones."""
     zone: str = ""
     ttl: int = 30
+    parent: str = ""
+    """Address of a name server of the zone above; "" finds it."""
     caddy: CaddySource = CaddySource()

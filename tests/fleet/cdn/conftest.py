@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import ssl
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from opsdeck_cdn import book, plugin, probing
 from opsdeck_cdn.render.generation import generation
 
@@ -31,7 +22,9 @@ from opsdeck.db import Database, migrate
 from opsdeck.deck import Deck
 from opsdeck.inventory.models import Host, HostKey
 from opsdeck.jobs.jobs import Submission
+from opsdeck.lab import pebble as authority
 from opsdeck.lab.fleet import Fleet, HostSpec
+from opsdeck.lab.pebble import Pebble
 from opsdeck.plugins import Plugins
 from opsdeck.secrets.keyring import Keyring
 from opsdeck.secrets.sensitive import Sensitive
@@ -44,14 +37,16 @@ PLACES = {"cdn-e1": (52.4, 4.9), "cdn-e2": (37.3, -121.9), "cdn-e3": (1.35, 103.
 
 
 class OriginServer:
-    """A real HTTP server that counts what it is asked and answers as it is told."""
+    """A real HTTP server that counts what it is asked and answers as it is told.
+
+    `fail` is a status to answer with, `delay` the seconds before an answer, `lie` what the length it promises has too
+    much; with `broken` an answer in chunks ends in the midst of one.
+    """
 
     def __init__(self, address: str) -> None:
         self.hits: Counter[str] = Counter()
         self.seen: list[dict[str, str]] = []
-        self.fail = 0
-        self.delay = 0.0
-        self.short = False
+        self.behave()
         origin = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -70,6 +65,10 @@ class OriginServer:
         self.url = f"http://{address}:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
+    def behave(self) -> None:
+        """Be a good origin again."""
+        self.fail, self.delay, self.lie, self.broken = 0, 0.0, 0, False
+
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = request.path
         self.hits[path] += 1
@@ -83,6 +82,8 @@ class OriginServer:
             body = f"{path} {self.hits[path]} {request.headers.get('Accept-Language', '')}\n".encode()
             if path.startswith("/assets/big"):
                 body = bytes(range(256)) * 12_000
+            if "account" in path:
+                body = f"account of {request.headers.get('Cookie', 'nobody')}\n".encode()
             request.send_response(404 if "opsdeck-probe" in path else 200)
         if "cookie" in path:
             request.send_header("Set-Cookie", "a=b")
@@ -105,79 +106,22 @@ class OriginServer:
                 body = body[int(first) : end + 1]
                 request._headers_buffer[0] = b"HTTP/1.1 206 Partial Content\r\n"  # type: ignore[attr-defined]
                 request.send_header("Content-Range", f"bytes {first}-{end}/{total}")
-        request.send_header("Content-Length", str(len(body) + (1000 if self.short else 0)))
+        chunked = "chunks" in path
+        if chunked:
+            request.send_header("Transfer-Encoding", "chunked")
+            body = b"%x\r\n%s\r\n" % (len(body), body) + (b"40\r\nbroken" if self.broken else b"0\r\n\r\n")
+        else:
+            request.send_header("Content-Length", str(len(body) + self.lie))
         request.end_headers()
         if request.command != "HEAD":
             with contextlib.suppress(OSError):
                 request.wfile.write(body)
-        if self.short:
+        if self.lie > 0 or (chunked and self.broken):
             request.close_connection = True
 
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
-
-
-def certificate(address: str) -> tuple[str, str]:
-    """Make a self-signed certificate for an address; give certificate and key as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lab")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=30))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(address))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )  # fmt: skip
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    return made.public_bytes(serialization.Encoding.PEM).decode(), private.decode()
-
-
-class Pebble:
-    """The ACME test server on a host of its own, with the resolver that it asks."""
-
-    def __init__(self, host: Any, resolver: str = "127.0.0.1:8053") -> None:
-        self.host = host
-        self.directory = f"https://{host.address}:14000/dir"
-        self.roots, key = certificate(host.address)
-        config = {
-            "pebble": {
-                "listenAddress": "0.0.0.0:14000", "managementListenAddress": "0.0.0.0:15000",
-                "certificate": "/root/pebble.pem", "privateKey": "/root/pebble.key",
-                "httpPort": 80, "tlsPort": 443, "ocspResponderURL": "", "externalAccountBindingRequired": False,
-            }
-        }  # fmt: skip
-        for path, text in (("pebble.pem", self.roots), ("pebble.key", key), ("pebble.json", json.dumps(config))):
-            (host.root / "root" / path).write_text(text)
-        run = ["systemd-run", "--quiet", "--collect", "-p", "Restart=always"]
-        for unit in ("challtestsrv", "pebble"):
-            host.execute(["systemctl", "stop", unit], check=False)
-        host.execute([*run, "--unit=challtestsrv", "pebble-challtestsrv", "-dns01", ":8053", "-management", ":8055",
-                      "-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""])  # fmt: skip
-        host.execute([*run, "--unit=pebble", "-E", "PEBBLE_VA_NOSLEEP=1", "-E", "PEBBLE_WFE_NONCEREJECT=0",
-                      "pebble", "-config", "/root/pebble.json", "-dnsserver", resolver])  # fmt: skip
-        self.visitor_roots = self._issuer()
-
-    def _issuer(self) -> str:
-        for _ in range(100):
-            try:
-                trust, url = ssl.create_default_context(cadata=self.roots), f"https://{self.host.address}:15000/roots/0"
-                with urllib.request.urlopen(url, context=trust, timeout=2) as said:
-                    return str(said.read().decode())
-            except OSError:
-                time.sleep(0.1)
-        raise AssertionError(self.host.execute(["journalctl", "-n", "30", "--no-pager"]))
-
-    def point(self, name: str, *addresses: str) -> None:
-        """Have the resolver say where a name leads."""
-        for path, data in (("clear-a", {"host": f"{name}."}), ("add-a", {"host": f"{name}.", "addresses": addresses})):
-            body = json.dumps(data).encode()
-            with urllib.request.urlopen(f"http://{self.host.address}:8055/{path}", data=body, timeout=5):
-                pass
 
 
 class Cdn:
@@ -245,7 +189,7 @@ def cdn_home(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="session")
 def cdn_hosts(lab: Fleet) -> Iterator[Fleet]:
     """Bring up the edges and the CA."""
-    lab.up([*(HostSpec(name, ("nginx",), disk_mb=700) for name in EDGES), HostSpec("cdn-ca", ("pebble",))])
+    lab.up([*(HostSpec(name, ("nginx",), disk_mb=700) for name in EDGES), HostSpec("cdn-ca", authority.PACKAGES)])
     for name in EDGES:
         lab.host(name).execute(["systemctl", "disable", "--quiet", "--now", "nginx"])
     yield lab
@@ -256,6 +200,14 @@ def origin(cdn_hosts: Fleet) -> Iterator[OriginServer]:
     subnet = cdn_hosts.network.subnet()
     assert subnet
     server = OriginServer(str(subnet[1]))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def spare_origin(origin: OriginServer) -> Iterator[OriginServer]:
+    """A second origin."""
+    server = OriginServer(str(origin.server.server_address[0]))
     yield server
     server.close()
 
@@ -300,7 +252,7 @@ async def cdn(
 ) -> AsyncIterator[Cdn]:
     """The CDN of this session: its deck keeps what tests before did."""
     first = not cdn_home.exists()
-    origin.fail, origin.delay, origin.short = 0, 0.0, False
+    origin.behave()
     async with open_deck(cdn_home) as deck:
         made = Cdn(deck, fleet, origin, pebble)
         if first:
@@ -328,17 +280,11 @@ async def open_deck(home: Path) -> AsyncIterator[Deck]:
 
 @pytest.fixture
 async def bare(lab: Fleet, origin: OriginServer, tmp_path: Path) -> AsyncIterator[Cdn]:
-    """A console that knows nothing yet but six hosts: three to be edges, two name servers, all bare, and a CA."""
-    lab.up([*(HostSpec(f"cdn-b{number}") for number in (1, 2, 3, 4, 5)), HostSpec("cdn-ca2", ("pebble",))])
+    """A console that knows nothing, and six hosts: three to be edges, two name servers, all bare, and a CA."""
+    lab.up([*(HostSpec(f"cdn-b{number}") for number in (1, 2, 3, 4, 5)), HostSpec("cdn-ca2", authority.PACKAGES)])
     pebble = Pebble(lab.host("cdn-ca2"), resolver=f"{lab.host('cdn-b4').address}:53")
     async with open_deck(tmp_path / "deck") as deck:
         made = Cdn(deck, lab, origin, pebble)
-        key = lab.host("cdn-b1").private_key.read_text()
-        await deck.secrets.set("lab", Sensitive(key), kind="ssh-key", actor=BOSS)
-        for name, place in zip(("cdn-b1", "cdn-b2", "cdn-b3"), PLACES.values(), strict=True):
-            await made.add_host(name, *place)
-        for name in ("cdn-b4", "cdn-b5"):
-            await made.add_host(name)
         yield made
     for number in (1, 2, 3, 4, 5):
         lab.host(f"cdn-b{number}").kill()

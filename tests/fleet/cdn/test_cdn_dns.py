@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from opsdeck_cdn import book, resolving
+from opsdeck_cdn.render.gdnsd import GEOIP_FILE
 
 EDGES = ("cdn-e1", "cdn-e2", "cdn-e3")
 REGIONS = {"100.64.1.0/24": "cdn-e1", "100.64.2.0/24": "cdn-e2", "100.64.3.0/24": "cdn-e3"}
@@ -53,7 +54,7 @@ async def test_each_region_is_led_to_its_own_edge(named: Any) -> None:
 
 async def test_a_drained_edge_leaves_and_comes_back(named: Any, wait_until: Any) -> None:
     cdn = named
-    await cdn.good("drain", host="cdn-e3")
+    await cdn.good("drain", host="cdn-e3", wait=0)
 
     async def gone() -> bool:
         return await led(cdn, "100.64.3.0/24") in (["cdn-e2"], ["cdn-e1"])
@@ -68,19 +69,54 @@ async def test_a_drained_edge_leaves_and_comes_back(named: Any, wait_until: Any)
     await wait_until(back, 5)
 
 
-async def test_bad_data_and_bad_zones_change_nothing(named: Any, tmp_path: Path) -> None:
+async def test_a_drain_waits_for_visitors_to_leave(named: Any) -> None:
     cdn = named
-    bad = tmp_path / "bad.mmdb"
-    bad.write_bytes(b"this is no database" * 1000)
+    cdn.origin.delay = 6
+    visitor = asyncio.create_task(cdn.get("cdn-e3", "/page", timeout=30))
+    await asyncio.sleep(0.5)
+    try:
+        job, steps = await cdn.good("drain", host="cdn-e3", wait=1)
+        assert job.receipt["left"]["under_way"] == 1
+        assert any("they are not cut off" in line.text for line in await cdn.deck.jobs.log(job.id))
+        job, steps = await cdn.good("drain", host="cdn-e3", wait=60)
+        assert visitor.done()
+        assert (await visitor).status == 200
+        assert (job.receipt["left"]["under_way"], job.receipt["left"]["lately"]) == (0, 0)
+        assert "0 requests under way" in steps["cdn-e3"].note
+    finally:
+        cdn.origin.behave()
+        await cdn.good("drain", host="cdn-e3", back=True)
+
+
+async def test_bad_data_and_bad_zones_change_nothing(named: Any, city_file: Path, tmp_path: Path) -> None:
+    cdn = named
+    whole = city_file.read_bytes()
     before = (await book.load(cdn.deck.db)).geoip
-    job, _ = await cdn.run("geoip", name="other", source=str(bad), sha256=digest(bad))
-    assert job.state == "failed"
-    assert (await book.load(cdn.deck.db)).geoip == before
-    for client, edge in REGIONS.items():
-        assert await led(cdn, client) == [edge]
+    bad = tmp_path / "bad.mmdb"
+    for data in (b"this is no database" * 1000, whole[: len(whole) // 2], b"\xff" * 4000 + whole[4000:]):
+        bad.write_bytes(data)
+        job, _ = await cdn.run("geoip", name="other", source=str(bad), sha256=digest(bad))
+        assert job.state == "failed"
+        assert (await book.load(cdn.deck.db)).geoip == before
+        for client, edge in REGIONS.items():
+            assert await led(cdn, client) == [edge]
     job, _ = await cdn.run("geoip", name="other", source=str(bad), sha256="0" * 64)
     assert "sha256" in job.error
-    await asyncio.sleep(0)
+
+
+async def test_data_that_is_spoiled_on_a_name_server_is_brought_again(named: Any) -> None:
+    cdn = named
+    host = cdn.fleet.host("cdn-ns1")
+    host.execute(["sh", "-c", f"head -c 9999 /dev/urandom >{GEOIP_FILE}"])
+    for client in REGIONS:
+        assert await led(cdn, client)
+    host.execute(["systemctl", "restart", "gdnsd"], check=False)
+    for client, edge in REGIONS.items():
+        assert await led(cdn, client, "cdn-ns2") == [edge]
+    assert not (await cdn.plan("dns")).empty
+    await cdn.good("dns")
+    for client, edge in REGIONS.items():
+        assert await led(cdn, client) == [edge]
 
 
 async def test_with_all_edges_down_an_answer_is_still_given(named: Any) -> None:
@@ -113,3 +149,23 @@ async def test_a_removed_edge_is_named_no_more(named: Any, wait_until: Any) -> N
 async def led_to_own(cdn: Any) -> bool:
     """Tell whether every region is led to its own edge."""
     return all([await led(cdn, client) == [edge] for client, edge in REGIONS.items()])
+
+
+async def test_a_name_server_that_refuses_the_zones_keeps_what_it_has(named: Any) -> None:
+    cdn = named
+    host = cdn.fleet.host("cdn-ns1")
+    host.execute(["sh", "-c", "echo 'this is no zone' >/etc/gdnsd/zones/by-hand.test"])
+    await cdn.good("site", name="second", names=["second.cdn.test"], origins=[cdn.origin.url])
+    try:
+        job, steps = await cdn.run("dns")
+        assert job.receipt["failed"] == 1
+        assert "by-hand.test" in steps["cdn-ns1"].error
+        for client, edge in REGIONS.items():
+            assert await led(cdn, client) == [edge]
+            assert await led(cdn, client, "cdn-ns2", "second.cdn.test") == [edge]
+        with pytest.raises(resolving.NoName, match="NXDOMAIN"):
+            await led(cdn, "100.64.1.0/24", name="second.cdn.test")
+    finally:
+        host.execute(["rm", "/etc/gdnsd/zones/by-hand.test"])
+        await cdn.good("remove_site", name="second")
+        await cdn.good("dns")

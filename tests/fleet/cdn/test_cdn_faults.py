@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from opsdeck_cdn import book
+from opsdeck_cdn import book, probing
+from opsdeck_cdn.render.generation import generation
+from opsdeck_cdn.sites import Rule
 
 from opsdeck.errors import Invalid
 
@@ -50,34 +54,85 @@ async def test_what_a_person_gets_wrong_is_said_with_its_field(served: Any) -> N
 async def test_an_origin_that_is_an_edge_is_refused(served: Any) -> None:
     cdn = served
     before = generations(cdn)
-    await cdn.good("site", name="site", origins=[f"http://{cdn.fleet.host(E2).address}"])
+    address = cdn.fleet.host(E2).address
+    for name in EDGES:
+        cdn.fleet.host(name).execute(["sh", "-c", f"echo '{address} loop.test' >>/etc/hosts"])
     try:
-        job, _ = await cdn.run("deploy")
-        assert job.state == "failed"
-        assert f"is the edge {E2}: a loop" in job.error
-        assert generations(cdn) == before
+        for origin, words in (
+            (f"http://{address}", f"is the edge {E2}: a loop"),
+            ("http://loop.test", f"is the edge {E2}, as {E1} finds it: a loop"),
+            ("https://www.site.test", "is a name of the site site: a loop"),
+        ):
+            await cdn.good("site", name="site", origins=[origin])
+            job, _ = await cdn.run("deploy")
+            assert (job.state, words in job.error) == ("failed", True), job.error
+            assert generations(cdn) == before
     finally:
         await cdn.good("site", name="site", origins=[cdn.origin.url])
+    mark = (await book.load(cdn.deck.db)).setup.id
+    for tls in (True, False):
+        trust = probing.context(cdn.pebble.visitor_roots) if tls else None
+        looped = await probing.ask(address, "www.site.test", "/", tls=trust, headers={"CDN-Loop": mark})
+        assert looped.status == 508
 
 
-async def test_a_configuration_that_one_edge_refuses_changes_none(served: Any) -> None:
+@pytest.mark.parametrize(
+    ("engine", "obstacle", "words"),
+    [
+        ("nginx", "/run/opsdeck-cdn-cache/nginx.pid", "emerg"),
+        ("Caddy", "/var/log/opsdeck-cdn/edge.json", "is a directory"),
+    ],
+)
+async def test_what_one_engine_refuses_changes_no_edge(served: Any, engine: str, obstacle: str, words: str) -> None:
     cdn = served
     before = generations(cdn)
     await cdn.good("site", name="site", rules=["static /assets/* ttl=2h"])
-    fake = "#!/bin/sh\ncase $* in *-t*) echo 'nginx: [emerg] no such thing' >&2; exit 1;; esac\n"
-    fake += 'exec /usr/sbin/nginx.real "$@"\n'
     host = cdn.fleet.host(E3)
-    host.execute(["mv", "/usr/sbin/nginx", "/usr/sbin/nginx.real"])
-    host.execute(["sh", "-c", "cat > /usr/sbin/nginx; chmod 755 /usr/sbin/nginx"], stdin=fake)
+    host.execute(["sh", "-c", f"mv {obstacle} {obstacle}.aside && mkdir {obstacle}"])
     try:
         job, steps = await cdn.run("deploy")
     finally:
-        host.execute(["mv", "/usr/sbin/nginx.real", "/usr/sbin/nginx"])
+        host.execute(["sh", "-c", f"rm -rf {obstacle} && mv {obstacle}.aside {obstacle}"])
     assert job.state == "failed"
     assert f"nothing was switched: {E3}" in job.error
-    assert "nginx refuses the configuration: nginx: [emerg] no such thing" in steps[E3].error
+    assert f"{engine} refuses the configuration: " in steps[E3].error
+    assert words in steps[E3].error
     assert generations(cdn) == before
     assert len(host.execute(["ls", "/etc/opsdeck/cdn/generations"]).split()) <= 5
+    assert (await cdn.get(E3, "/page")).status == 200
+
+
+def any_rule(chance: random.Random) -> str:
+    """Write a rule as somebody might, right by the grammar."""
+    word = lambda: "".join(chance.choices("abcXYZ019._~!$&'()+,;=:@%-", k=chance.randint(1, 30))).replace(",", "")  # noqa: E731
+    if chance.random() < 0.2:
+        return f"dynamic /{word()}* method={chance.choice(['GET', 'POST', 'PUT'])}"
+    if chance.random() < 0.3:
+        text = "static " + ",".join(f"*.{chance.choice(['css', 'js', 'MP4'])}{number}" for number in range(3))
+    else:
+        text = "static " + ",".join(f"/{word()}{chance.choice(['', '*', '/*'])}" for _ in range(chance.randint(1, 3)))
+    more = {
+        "ttl": chance.choice(["0s", "1s", "30d", "3650d"]), "query": chance.choice(["all", "ignore", "only:a,b_1"]),
+        "cookie": chance.choice(["a.b-c", "s"]), "max": chance.choice(["1kB", "999999999GB", "10MB"]),
+        "method": "get,head", "host": "www.site.test",
+    }  # fmt: skip
+    for key in chance.sample(sorted(more), chance.randint(0, 4)):
+        text += f" {key}={more[key]}"
+    return text + (" big" if chance.random() < 0.2 else "")
+
+
+async def test_every_rule_that_is_let_in_is_taken_by_both_engines(served: Any) -> None:
+    cdn = served
+    host, model = cdn.fleet.host(E1), await book.load(cdn.deck.db)
+    chance = random.Random(11)
+    rules = tuple(Rule.parse(any_rule(chance)) for _ in range(200))
+    folder = "/tmp/rules"
+    made = generation([replace(model.sites[0], rules=rules)], model.setup, model.edge(E1))
+    host.execute(["mkdir", "-p", folder])
+    for file, data in made.files.items():
+        host.execute(["sh", "-c", f"cat >{folder}/{file}"], stdin=data.decode())
+    host.execute(["nginx", "-t", "-q", "-c", f"{folder}/nginx.conf"])
+    host.execute(["/opt/opsdeck/artefacts/caddy/current/caddy", "validate", "--config", f"{folder}/caddy.json"])
 
 
 async def test_an_edge_that_does_not_work_goes_back_and_the_others_are_left(served: Any) -> None:
@@ -104,6 +159,9 @@ async def test_an_edge_that_does_not_work_goes_back_and_the_others_are_left(serv
 async def test_a_change_by_hand_is_shown_and_taken_back(served: Any) -> None:
     cdn = served
     host = cdn.fleet.host(E1)
+    for _ in range(2):
+        kept = await cdn.get(E1, "/assets/kept-through-a-reload")
+    lives = (await book.load(cdn.deck.db)).rows[E1].certificates
     host.execute(["sh", "-c", "echo '# by hand' >> /etc/opsdeck/cdn/current/nginx.conf"])
     planned = await cdn.plan("deploy", edges=[E1])
     assert any("changed by hand" in note and "nginx.conf" in note for note in planned.notes)
@@ -111,47 +169,30 @@ async def test_a_change_by_hand_is_shown_and_taken_back(served: Any) -> None:
     assert "-# by hand" in change.diff()
     await cdn.good("deploy", edges=[E1])
     assert "by hand" not in host.execute(["cat", "/etc/opsdeck/cdn/current/nginx.conf"])[200:]
+    host.execute(["systemctl", "reload", "opsdeck-cdn-front"])
+    again = await cdn.get(E1, "/assets/kept-through-a-reload")
+    assert (again.header("x-cache"), again.body) == ("HIT", kept.body)
+    # No deploy and no reload orders a certificate anew: a CA refuses the fifth in a week.
+    assert (await book.load(cdn.deck.db)).rows[E1].certificates == lives
 
 
 @pytest.mark.campaign
-async def test_an_edge_that_is_lost_is_left_out_and_the_rest_go_on(served: Any) -> None:
+async def test_the_next_origin_is_asked_when_the_first_is_slow_or_dead(served: Any, spare_origin: Any) -> None:
     cdn = served
-    await cdn.good("site", name="site", rules=["static /assets/* ttl=4h"])
-    cdn.fleet.host(E2).cut()
-    cdn.deck.ssh.drop(E2)
-    job, steps = await cdn.run("deploy")
-    assert job.receipt["not_reached"] == [E2]
-    assert (steps[E1].state, steps[E2].state, steps[E3].state) == ("succeeded", "failed", "succeeded")
-    assert not (await book.load(cdn.deck.db)).edge(E2).admitted
-    cdn.fleet.host(E2).mend()
-    await cdn.good("deploy", edges=[E2])
-    assert (await book.load(cdn.deck.db)).edge(E2).admitted
-
-
-async def test_a_taken_port_is_named_with_who_holds_it(served: Any) -> None:
-    cdn = served
-    host = cdn.fleet.host(E3)
-    host.execute(["systemctl", "stop", "opsdeck-cdn-front"])
-    host.execute(["systemctl", "start", "nginx"])
-    try:
-        job, steps = await cdn.run("deploy", edges=[E3])
-        assert job.state == "failed"
-        assert "port 80 is taken by nginx" in steps[E3].error
-    finally:
-        host.execute(["systemctl", "stop", "nginx"])
-        host.execute(["systemctl", "start", "opsdeck-cdn-front"])
-
-
-@pytest.mark.campaign
-async def test_a_slow_origin_and_a_second_one(served: Any) -> None:
-    cdn = served
-    await cdn.good("site", name="site", origins=["http://192.0.2.77:81", cdn.origin.url])
+    origins = [cdn.origin.url, spare_origin.url]
+    await cdn.good("site", name="site", origins=origins, origin_timeout=2)
+    await cdn.good("deploy", edges=[E1])
+    cdn.origin.delay = 20
+    assert (await cdn.get(E1, "/page", timeout=10)).status == 200
+    assert (await cdn.get(E1, "/assets/of-the-second", timeout=10)).status == 200
+    assert spare_origin.hits["/page"] == 1
+    cdn.origin.behave()
+    await cdn.good("site", name="site", origins=["http://192.0.2.77:81", spare_origin.url])
     await cdn.good("deploy", edges=[E1])
     for _ in range(2):
-        assert (await cdn.get(E1, "/page", timeout=30)).status == 200
-    await cdn.good("site", name="site", origins=[cdn.origin.url])
+        assert (await cdn.get(E1, "/page", timeout=10)).status == 200
+    await cdn.good("site", name="site", origins=[cdn.origin.url], origin_timeout=30)
     await cdn.good("deploy", edges=[E1])
-    await asyncio.sleep(0)
 
 
 @pytest.mark.campaign
@@ -190,3 +231,25 @@ async def test_a_full_disk_stops_a_deploy_and_not_the_visitors(served: Any) -> N
     finally:
         host.empty()
     await cdn.good("deploy")
+
+
+@pytest.mark.campaign
+async def test_an_edge_shares_its_ports_with_a_program_on_another_address(served: Any) -> None:
+    cdn = served
+    host, other = cdn.fleet.host(E3), "198.18.7.7"
+    server = f"use IO::Socket::INET; IO::Socket::INET->new(LocalAddr => '{other}:443', Listen => 5) or die; sleep 600"
+    host.execute(["ip", "address", "add", f"{other}/32", "dev", "lo"])
+    try:
+        await cdn.good("edge", host=E3, bind=True)
+        await cdn.good("deploy", edges=[E3])
+        host.execute(["systemd-run", "--quiet", "--collect", "--unit=other443", "perl", "-e", server])
+        await cdn.good("deploy", edges=[E3])
+        assert (await cdn.get(E3, "/page")).status == 200
+        await cdn.good("edge", host=E3, bind=False)
+        _, steps = await cdn.run("deploy", edges=[E3])
+        assert "port 443 is taken by perl" in steps[E3].error
+    finally:
+        host.execute(["systemctl", "stop", "other443"], check=False)
+        host.execute(["ip", "address", "delete", f"{other}/32", "dev", "lo"])
+        await cdn.good("edge", host=E3, bind=False)
+        await cdn.good("deploy", edges=[E3])

@@ -72,6 +72,24 @@ async def test_a_dead_edge_leaves_dns_at_once_and_returns_after_its_purges(watch
     assert (await cdn.get(E3, "/assets/owed")).header("x-cache") == "MISS"
 
 
+async def test_with_all_edges_gone_nobody_is_taken_out(watched: Any, wait_until: Any) -> None:
+    cdn = watched
+
+    async def all_named() -> bool:
+        return await named(cdn) == set(EDGES)
+
+    await wait_until(all_named, 30)
+    for edge in EDGES:
+        cdn.fleet.host(edge).cut()
+    for _ in range(8):
+        assert await named(cdn) == set(EDGES)
+        await asyncio.sleep(1)
+    for edge in EDGES:
+        cdn.fleet.host(edge).mend()
+    for edge in EDGES:
+        assert (await cdn.get(edge, "/page")).status == 200
+
+
 @pytest.mark.campaign
 async def test_what_only_we_cannot_reach_stays(watched: Any) -> None:
     cdn = watched
@@ -108,12 +126,12 @@ async def test_certificates_are_watched_where_they_are_shown(cdn: Any) -> None:
     cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
     await cdn.deployed()
     model = await book.load(cdn.deck.db)
-    ends, wrong = await certificates.look(model, model.edge(E1))
-    assert (set(ends), wrong) == ({"www.site.test"}, [])
+    lives, wrong = await certificates.look(model, model.edge(E1))
+    assert (set(lives), wrong) == ({"www.site.test"}, {})
     other = replace(model, setup=replace(model.setup, visitor_roots=""))
-    ends, wrong = await certificates.look(other, other.edge(E1))
-    assert ends == {}
-    assert "the certificate of www.site.test" in wrong[0]
+    lives, wrong = await certificates.look(other, other.edge(E1))
+    assert lives == {}
+    assert "the certificate of www.site.test" in wrong["www.site.test"]
 
 
 async def test_a_list_of_urls_is_warmed(watched: Any) -> None:

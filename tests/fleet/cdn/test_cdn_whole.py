@@ -7,10 +7,13 @@ import contextlib
 import hashlib
 import json
 import os
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
+import opsdeck_cdn
 import pytest
 from opsdeck_cdn import resolving
 
@@ -27,31 +30,52 @@ async def visit(cdn: Any, client: str) -> str:
     return str(answer.header("x-edge"))
 
 
-@pytest.mark.timeout(600)
-async def test_bare_hosts_become_a_cdn_that_outlives_an_edge(bare: Any, city_file: Path, wait_until: Any) -> None:
-    cdn = bare
-    for name in ("cdn-b1", "cdn-b2", "cdn-b3"):
-        await cdn.good("edge", host=name)
-    for name in ("cdn-b4", "cdn-b5"):
-        await cdn.good("nameserver", host=name)
-    pebble = cdn.pebble
-    await cdn.good(
-        "setup", acme_directory=pebble.directory, acme_roots=pebble.roots, visitor_roots=pebble.visitor_roots,
-        zone="cdn.test", ttl=TTL,
-    )  # fmt: skip
-    await cdn.good(
-        "site", name="www", names=["www.cdn.test"], origins=[cdn.origin.url], probe_static="/assets/probe",
-    )  # fmt: skip
-    digest = hashlib.sha256(city_file.read_bytes()).hexdigest()
-    await cdn.good("geoip", name="other", source=str(city_file), sha256=digest)
+def guide(cdn: Any, city_file: Path) -> list[list[str]]:
+    """Give the commands of the README, with the lab's own names and addresses in the place of the examples."""
+    text = (Path(opsdeck_cdn.__file__).parents[1] / "README.md").read_text()
+    first = text.partition("## From nothing to the first site")[2].partition("\n## ")[0]
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", first, re.S) for line in block.splitlines()]
+    ours = {
+        "~/.ssh/id_ed25519": str(cdn.fleet.private_key),
+        "www.example.com": "www.cdn.test",
+        "https://origin.example.com": cdn.origin.url,
+        "cdn.example.com": "cdn.test",
+        "you@example.com": "ops@cdn.test",
+        "dbip-city-lite": "other",
+        "https://data.example/city.mmdb.gz": str(city_file),
+        "0123abcd": hashlib.sha256(city_file.read_bytes()).hexdigest(),
+    }
+    for number, name in enumerate(("ams1", "sjc1", "sin1", "ns-a", "ns-b"), 1):
+        ours |= {name: f"cdn-b{number}", f"192.0.2.{number}": cdn.fleet.host(f"cdn-b{number}").address}
+    return [[ours.get(word, word) for word in shlex.split(line)] for line in lines if line.strip() and line[0] != "#"]
+
+
+async def say(cdn: Any, words: list[str]) -> str:
+    """Run a command of the guide, as a person would."""
     program = str(Path(sys.executable).with_name("opsdeck"))
     env = os.environ | {"OPSDECK_HOME": str(cdn.deck.settings.home)}
-    done = await asyncio.create_subprocess_exec(
-        program, "plugin", "run", "cdn", "deploy", "--json", env=env, stdout=-1, stderr=-1
-    )
+    done = await asyncio.create_subprocess_exec(program, *words[1:], env=env, stdin=-3, stdout=-1, stderr=-1)
     out, err = await done.communicate()
-    assert done.returncode == 0, err.decode() + out.decode()
-    assert json.loads(out)["job"]["receipt"]["failed"] == 0
+    assert done.returncode == 0, f"{shlex.join(words)}\n{out.decode()}\n{err.decode()}"
+    return out.decode()
+
+
+@pytest.mark.timeout(900)
+async def test_bare_hosts_become_a_cdn_that_outlives_an_edge(bare: Any, city_file: Path, wait_until: Any) -> None:
+    cdn = bare
+    pebble = cdn.pebble
+    await cdn.good(
+        "setup", acme_directory=pebble.directory, acme_roots=pebble.roots, visitor_roots=pebble.visitor_roots, ttl=TTL
+    )
+    commands = guide(cdn, city_file)
+    assert commands[-1] == ["opsdeck", "plugin", "run", "cdn", "deploy"]
+    for words in commands[:-1]:
+        await say(cdn, words)
+    told = json.loads(await say(cdn, [*commands[-1], "--json"]))
+    assert told["job"]["receipt"]["failed"] == 0
+    for step in told["steps"]:
+        if step["host"] in REGIONS.values():
+            assert "www.cdn.test" in step["receipt"]["probe"]["certificates"]
     for client, edge in REGIONS.items():
         assert await visit(cdn, client) == edge
     stop = asyncio.Event()

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 from opsdeck_cdn import book, doctor, naming, plugin, sight
-from opsdeck_cdn.models import TrafficRow
+from opsdeck_cdn.models import SetupRow, TrafficRow
 from opsdeck_cdn.sites import Life
 from opsdeck_cdn.web.views import edge_line, site_line
+from sqlmodel import select
 
 from opsdeck.actor import Actor, Door, Role
 from opsdeck.builtin import plugin as core_plugin
 from opsdeck.db import Database, migrate
 from opsdeck.deck import Deck
+from opsdeck.errors import Invalid
 from opsdeck.inventory.models import Host
 from opsdeck.jobs.jobs import Submission
 from opsdeck.plugins import Plugins
@@ -89,6 +91,26 @@ async def test_a_certificate_that_was_not_renewed_is_said(deck):
     assert site_line(model, model.sites[0]).state == ("broken", "certificate ends")
 
 
+async def test_an_edge_is_placed_by_its_region(deck):
+    async with deck.db.write() as session:
+        session.add(Host(name="e3", address="192.0.2.3", region="Hong Kong"))
+        session.add(Host(name="e4", address="192.0.2.4", region="under the sea"))
+    await do(deck, "edge", host="e3")
+    await do(deck, "edge", host="e4")
+    assert [(edge.latitude, edge.longitude) for edge in (await book.load(deck.db)).edges[2:]] == [(22.3, 114.2), (0, 0)]
+    await do(deck, "nameserver", host="e1")
+    await do(deck, "setup", zone="cdn.test")
+    async with deck.db.write() as session:
+        (await session.exec(select(SetupRow))).one().geoip_sha256 = "0" * 64
+    assert (await said(deck))["places of edges"] == ("attention", "none is known for e4")
+    await do(deck, "edge", host="e4", region="SIN")
+    assert "places of edges" not in await said(deck)
+    with pytest.raises(Invalid, match="no city that is known here"):
+        await do(deck, "edge", host="e4", region="atlantis")
+    job = await deck.jobs.run(Submission("cdn", "edge", {"host": "e4", "v4": "192.0.2.3"}), BOSS)
+    assert "192.0.2.3 is the address of the edge e3" in job.error
+
+
 async def test_who_may_be_named(deck):
     model = await book.load(deck.db)
     assert naming.up(model) == frozenset()
@@ -107,7 +129,7 @@ async def test_who_may_be_named(deck):
 async def test_the_last_edge_that_serves_is_not_drained(deck):
     for host in ("e1", "e2"):
         await book.deployed(deck.db, host, "g", {}, {})
-    assert (await do(deck, "drain", host="e1"))["drained"]
+    assert (await do(deck, "drain", host="e1", wait=0))["drained"]
     job = await deck.jobs.run(Submission("cdn", "drain", {"host": "e2"}), BOSS)
     assert "last edge that serves" in job.error
     assert not (await do(deck, "drain", host="e1", back=True))["drained"]

@@ -6,9 +6,9 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
-from opsdeck_cdn import caddy, edgehost, probing, purging, sight
+from opsdeck_cdn import caddy, delegation, draining, edgehost, probing, purging, sight
 from opsdeck_cdn.health import UP_AFTER, Watch
-from opsdeck_cdn.sites import CaddySource, Origin, Rule, Site
+from opsdeck_cdn.sites import CaddySource, Edge, Origin, Rule, Site
 
 from opsdeck.errors import Invalid, OpsDeckError
 from opsdeck.ssh.command import Completed
@@ -44,21 +44,75 @@ def completed(text: str) -> Completed:
 
 
 def test_the_look_at_an_edge():
-    text = "current 20261123T000000Z-abc\nport 80 nginx\nport 443 \nclock 1000\nfree 123\naccount /x/u.key\nend\n"
+    text = "current 20261123T000000Z-abc\nport 80 tcp 0.0.0.0 nginx\nport 443 udp [::]%eth0 \nclock 1000\nfree 123\n"
+    text += "account /x/u.key\ncaddy v2.6.2\nname o.test 192.0.2.9\nname o.test 2001:db8::9\nend\n"
     seen = edgehost.parse_look("e", completed(text), sent=900.0, received=901.0)
-    assert (seen.current, seen.ports, seen.free_kb) == ("20261123T000000Z-abc", {80: "nginx", 443: "a program"}, 123)
+    assert (seen.current, seen.free_kb, seen.caddy) == ("20261123T000000Z-abc", 123, "v2.6.2")
     assert (seen.skew, seen.accounts) == (99.0, ("/x/u.key",))
-    with pytest.raises(OpsDeckError, match="port 80 is taken by nginx"):
-        edgehost.fit("e", seen)
-    with pytest.raises(OpsDeckError, match="clock is 99 s ahead"):
-        edgehost.fit("e", edgehost.EdgeState(skew=99.0, ports={80: "caddy", 443: "caddy"}))
-    with pytest.raises(OpsDeckError, match="no room: 0 MB"):
-        edgehost.room("e", seen)
-    edgehost.room("e", edgehost.EdgeState(free_kb=10**6))
+    assert seen.names == {"o.test": {"192.0.2.9", "2001:db8::9"}}
+    edge = Edge("e", 0, 0, "192.0.2.1")
+    assert [fault.message for fault in edgehost.wrong(edge, seen)] == [
+        "port 80 is taken by nginx.",
+        "port 443 (UDP) is taken by a program.",
+        "its clock is 99 s ahead.",
+        "no room: 0 MB are free where caches lie.",
+    ]
     same = edgehost.parse_look("e", completed("current \nclock 900\nend\n"), sent=900.4, received=900.9)
     assert same.skew == 0.0
     with pytest.raises(OpsDeckError, match="broke off"):
         edgehost.parse_look("e", completed("current x\n"), sent=0, received=0)
+
+
+@pytest.mark.parametrize(
+    ("address", "program", "bind", "met"),
+    [
+        ("0.0.0.0", "nginx", False, True),
+        ("192.0.2.7", "nginx", False, True),
+        ("0.0.0.0", "caddy", False, False),
+        ("192.0.2.7", "xray", True, False),
+        ("192.0.2.1", "xray", True, True),
+        ("[2001:db8::1]", "xray", True, True),
+        ("*", "xray", True, True),
+        ("[::]", "xray", True, True),
+    ],
+)
+def test_who_is_in_the_way_of_an_edge(address, program, bind, met):
+    edge = Edge("e", 0, 0, "192.0.2.1", "2001:db8::1", bind=bind)
+    assert edgehost.Listener(443, "tcp", address, program).meets(edge) is met
+
+
+def test_who_is_left_at_a_drain():
+    left = draining.parse("e", b"open 3\nbusy 1\nasked 2\nlog 77 900\nend\n")
+    assert (left, left.none) == (draining.Left(3, 1, 2, ("77", "900")), False)
+    assert draining.Left(3, 0, 0).none
+    for bad in (b"", b"open 3\nbusy 1\n", b"open x\nbusy 1\nasked 2\nlog 7 9\n"):
+        with pytest.raises(OpsDeckError, match="broke off"):
+            draining.parse("e", bad)
+
+
+WANTED = {"ns1.cdn.test": "192.0.2.1", "ns2.cdn.test": "192.0.2.2"}
+
+
+@pytest.mark.parametrize(
+    ("servers", "glue", "words"),
+    [
+        ({"ns1.cdn.test", "ns2.cdn.test"}, WANTED, []),
+        (set(), {}, [("broken", "delegates it to nobody")]),
+        ({"ns1.cdn.test"}, WANTED, [("attention", "ns2.cdn.test do not stand there")]),
+        ({"a.test"}, WANTED, [("broken", "a.test stand there too"), ("broken", "ns1.cdn.test, ns2.cdn.test do not")]),
+        (
+            {"ns1.cdn.test", "ns2.cdn.test"},
+            WANTED | {"ns2.cdn.test": "192.0.2.9"},
+            [("broken", "with 192.0.2.9, and is")],
+        ),
+        ({"ns1.cdn.test", "ns2.cdn.test"}, {"ns1.cdn.test": "192.0.2.1"}, [("broken", "without an address")]),
+    ],
+)
+def test_what_is_wrong_with_a_delegation(servers, glue, words):
+    addresses = {name: frozenset({address, "2001:db8::1"}) for name, address in glue.items()}
+    found = delegation.judge(WANTED, delegation.Delegation("192.0.2.53", frozenset(servers), addresses))
+    assert len(found) == len(words)
+    assert all(state == want and word in text for (state, text), (want, word) in zip(found, words, strict=True)), found
 
 
 def test_the_sums_of_an_edge():

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,24 @@ def test_every_server_ends_in_a_refusal_and_nothing_serves_what_is_not_ours():
         last = server["routes"][-1]
         assert "match" not in last
         assert last["handle"] == [{"handler": "static_response", "status_code": 421}]
+
+
+def test_an_edge_listens_where_it_is_told():
+    def listens(edge: Edge) -> list[list[str]]:
+        servers = json.loads(generation([site()], SETUP, edge).files["caddy.json"])["apps"]["http"]["servers"]
+        return [servers[name]["listen"] for name in ("plain", "edge")]
+
+    assert listens(EDGE) == [[":80"], [":443"]]
+    bound = replace(EDGE, v6="2001:db8::1", bind=True)
+    assert listens(bound) == [["192.0.2.1:80", "[2001:db8::1]:80"], ["192.0.2.1:443", "[2001:db8::1]:443"]]
+
+
+def test_each_origin_gets_the_patience_of_its_site():
+    made = site("static /a/*", origins=tuple(map(Origin.parse, ("http://o1.test", "http://o2.test"))), origin_timeout=7)
+    files = generation([made], SETUP, EDGE).files
+    text = files["caddy.json"].decode()
+    assert text.count('"response_header_timeout": "7s"') == text.count('"retries": 2') >= 3
+    assert "proxy_read_timeout 24s;" in files["nginx.conf"].decode()
 
 
 def test_certificates_can_be_answered_for_by_any_edge():

@@ -59,6 +59,7 @@ def test_rules():
         ("static /a/*/b", "is no path"),
         ("static /a,*.css", "rules of their own"),
         ("static /a ttl=1", "ttl=10m"),
+        ("static /a ttl=3651d", "at most 3650d"),
         ("static /a ttl=1h ttl=2h", "there twice"),
         ("static /a query=some", "query is"),
         ("static /a query=only:a-b", "names of arguments"),

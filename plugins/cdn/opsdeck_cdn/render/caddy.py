@@ -14,20 +14,22 @@ from typing import Any
 
 from opsdeck_cdn.render import layout
 from opsdeck_cdn.render.nginx import server_name
-from opsdeck_cdn.sites import HEALTH_HOST, Rule, Setup, Site
+from opsdeck_cdn.sites import HEALTH_HOST, Edge, Rule, Setup, Site
 
 Node = dict[str, Any]
 """A part of Caddy's JSON: free-form by nature, made here and nowhere carried on."""
+UNKEYED = ("Forwarded", "X-Host", "X-Original-*", "X-Rewrite-*", "X-HTTP-Method*", "X-Method-Override", "X-Forwarded-*")
+"""What some origins heed and no cache key has: one visitor's word must not become all visitors' page."""
 
 
-def render(sites: Sequence[Site], setup: Setup, *, edge: str, generation: str) -> bytes:
+def render(sites: Sequence[Site], setup: Setup, *, edge: Edge, generation: str) -> bytes:
     """Give caddy.json for the sites on one edge."""
     names = [name for site in sites for name in site.names]
     servers: Node = {
         "plain": {
-            "listen": [":80"],
+            "listen": _listen(edge, 80),
             "automatic_https": {"disable": True},
-            "routes": [_health(generation, edge), *_redirects(names), _refused()],
+            "routes": [_health(generation, edge.host), _loop(setup.id), *_redirects(names), _refused()],
         },
         "origin": {
             "listen": [f"unix/{layout.ORIGIN_SOCKET}|0660"],
@@ -37,10 +39,10 @@ def render(sites: Sequence[Site], setup: Setup, *, edge: str, generation: str) -
     }
     if names:
         servers["edge"] = {
-            "listen": [":443"],
+            "listen": _listen(edge, 443),
             "automatic_https": {"disable_redirects": True},
             "logs": {"default_logger_name": "edge"},
-            "routes": [_loop(setup.id), *(_site(site, setup, edge) for site in sites), _refused()],
+            "routes": [_loop(setup.id), *(_site(site, setup, edge.host) for site in sites), _refused()],
             "errors": {"routes": [*(_pass_through(site) for site in sites), _failed()]},
         }
     config: Node = {
@@ -67,6 +69,12 @@ def render(sites: Sequence[Site], setup: Setup, *, edge: str, generation: str) -
     if names:
         config["apps"]["tls"] = {"automation": {"policies": [{"subjects": names, "issuers": [_issuer(setup)]}]}}
     return (json.dumps(config, indent=1, sort_keys=True) + "\n").encode()
+
+
+def _listen(edge: Edge, port: int) -> list[str]:
+    if not edge.bind:
+        return [f":{port}"]
+    return [f"[{text}]:{port}" if ":" in text else f"{text}:{port}" for text in edge.addresses]
 
 
 def _issuer(setup: Setup) -> Node:
@@ -173,11 +181,14 @@ def _rule(site: Site, place: int, rule: Rule) -> list[Node]:
         "headers": {
             "request": {
                 "set": {"Host": [server_name(site.name, place)], "X-OpsDeck-Host": ["{http.request.host}"]},
+                "delete": list(UNKEYED),
             }
         },
         "transport": {
             "protocol": "http",
             "dial_timeout": "2s",
+            # One that is frozen is as good as dead; one that waits for the origins is not.
+            "response_header_timeout": f"{site.origin_timeout * len(site.origins) + 20}s",
             "keep_alive": {"max_idle_conns_per_host": 256, "idle_timeout": "60s"},
             "compression": False,
         },
@@ -202,11 +213,16 @@ def _pass_through(site: Site) -> Node:
 
 
 def _origin_route(site: Site) -> Node:
-    return {"match": [{"host": list(site.names)}], "terminal": True, "handle": [_to_origin(site)]}
+    """Fetch for the cache. What comes over a socket has no visitor's address, so Caddy says nothing of the visitor."""
+    handler = _to_origin(site)
+    told = {"X-Forwarded-Proto": ["https"], "X-Forwarded-Host": ["{http.request.host}"]}
+    handler["headers"].setdefault("request", {"set": {}})["set"] |= told
+    return {"match": [{"host": list(site.names)}], "terminal": True, "handle": [handler]}
 
 
 def _to_origin(site: Site, *, mark: bool = False) -> Node:
-    transport: Node = {"protocol": "http", "dial_timeout": "4s", "response_header_timeout": "30s"}
+    patience = f"{site.origin_timeout}s"
+    transport: Node = {"protocol": "http", "dial_timeout": "4s", "response_header_timeout": patience}
     if site.origins[0].tls:
         name = site.tls_name or site.host_header
         transport["tls"] = {"server_name": name} if name else {}
@@ -220,8 +236,9 @@ def _to_origin(site: Site, *, mark: bool = False) -> Node:
         "stream_close_delay": "5m",
     }
     if len(site.origins) > 1:
-        made["load_balancing"] |= {"try_duration": "8s", "try_interval": "100ms"}
-        made["health_checks"] = {"passive": {"fail_duration": "10s", "max_fails": 1}}
+        # Each origin gets its whole time; one that failed is left alone for a while.
+        made["load_balancing"] |= {"retries": len(site.origins), "try_interval": "100ms"}
+        made["health_checks"] = {"passive": {"fail_duration": "5s", "max_fails": 1}}
     if site.host_header:
         made["headers"]["request"] = {"set": {"Host": [site.host_header]}}
     if mark:

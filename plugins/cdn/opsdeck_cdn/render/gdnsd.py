@@ -106,13 +106,6 @@ def zone(
     return ("\n".join(lines) + "\n").encode()
 
 
-def _label(name: str, zone: str) -> str:
-    """Give a name as the zone's file writes it; "" for one outside the zone."""
-    if name == zone:
-        return "@"
-    return name.removesuffix(f".{zone}") if name.endswith(f".{zone}") else ""
-
-
 def states(edges: Sequence[Edge], up: frozenset[str], ttl: int) -> bytes:
     """Give the state of each edge's addresses; `up` are the hosts that may be named now."""
     lines = [

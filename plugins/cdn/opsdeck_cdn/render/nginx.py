@@ -15,6 +15,11 @@ from opsdeck_cdn.sites import Policy, Rule, Site
 HOST = "$cdn_host"
 STALE = "error timeout updating invalid_header http_500 http_502 http_503 http_504 http_429"
 """When something too old is better than nothing; what an origin says of `stale-if-error` covers no 5xx in nginx."""
+LOCK = 5
+"""Seconds for which requests wait for the one that fetches. They wait one after another when its answer may not be
+kept, so this is also how long a rule that is wrong about that may cost."""
+LOCK_ENDING = 1
+"""The same for rules by ending, which fit much that is not kept."""
 _SAFE = re.compile(r"[A-Za-z0-9._:/|=*-]+")
 
 
@@ -60,7 +65,9 @@ def render(sites: Sequence[Site], *, generation: str, quota_percent: int = 100) 
         "  keepalive_timeout 75s;",
         "  keepalive_requests 100000;",
         "  server_names_hash_bucket_size 128;",
-        "  map_hash_bucket_size 128;",
+        "  server_names_hash_max_size 16384;",
+        "  map_hash_bucket_size 512;",
+        "  map_hash_max_size 16384;",
         "  client_body_temp_path /var/cache/opsdeck-cdn/.body;",
         "  proxy_temp_path /var/cache/opsdeck-cdn/.temp;",
         "  large_client_header_buffers 8 32k;",
@@ -109,6 +116,8 @@ def _server(site: Site, place: int, rule: Rule) -> list[str]:
     if rule.max_bytes:
         before = [f'  map $upstream_http_content_length {variable} {{ default 0; "~{over(rule.max_bytes)}" 1; }}']
     target = _target(rule)
+    # The front gives up on the origins first, and says so in its answer.
+    longest = site.origin_timeout * len(site.origins) + 10
     never = ["$http_authorization"]
     if rule.by_ending:
         never.append("$cdn_not_public")
@@ -133,13 +142,13 @@ def _server(site: Site, place: int, rule: Rule) -> list[str]:
         '      proxy_set_header Cookie "";',
         '      proxy_set_header Accept-Encoding "";',
         "      proxy_connect_timeout 5s;",
-        "      proxy_read_timeout 60s;",
+        f"      proxy_read_timeout {longest}s;",
         f"      proxy_cache {site.name};",
         f"      proxy_cache_key {key};",
         "      proxy_cache_methods GET HEAD;",
         "      proxy_cache_lock on;",
-        "      proxy_cache_lock_age 60s;",
-        "      proxy_cache_lock_timeout 60s;",
+        f"      proxy_cache_lock_age {longest}s;",
+        f"      proxy_cache_lock_timeout {LOCK_ENDING if rule.by_ending else LOCK}s;",
         "      proxy_cache_revalidate on;",
         f"      proxy_cache_use_stale {STALE};",
         f"      proxy_no_cache {' '.join(never)};",

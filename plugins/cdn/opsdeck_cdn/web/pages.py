@@ -11,7 +11,7 @@ from litestar.params import FromPath
 from litestar.response import Template
 
 from opsdeck.api import Deck
-from opsdeck_cdn import book, sight
+from opsdeck_cdn import book, checkup, sight
 from opsdeck_cdn.naming import LICENCES
 from opsdeck_cdn.web.views import edge_line, site_line
 
@@ -43,17 +43,21 @@ async def edges(deck: NamedDependency[Deck]) -> Template:
     owing = Counter(debt.edge for debt in await book.owed(deck.db))
     lines = [edge_line(model, edge, owing[edge.host]) for edge in model.edges]
     licence = LICENCES.get(model.geoip.name, "") if model.geoip.sha256 else ""
-    return Template("cdn/edges.html", context={"lines": lines, "model": model, "licence": licence})
+    faults = [row for row in await checkup.kept(deck.db) if row.place == checkup.ZONE]
+    context = {"lines": lines, "model": model, "licence": licence, "faults": faults}
+    return Template("cdn/edges.html", context=context)
 
 
 @get("/edges/{host:str}")
 async def edge(deck: NamedDependency[Deck], host: FromPath[str]) -> Template:
-    """Show one edge: what it serves, its certificates, what it owes."""
+    """Show one edge: what it serves, what is wrong with it, its certificates, what it owes."""
     model = await book.load(deck.db)
     debts = await book.owed(deck.db, host)
     line = edge_line(model, model.edge(host), len(debts))
     traffic = await sight.traffic(deck.db, edge=host)
-    return Template("cdn/edge.html", context={"line": line, "model": model, "debts": debts[:100], "traffic": traffic})
+    faults = [row for row in await checkup.kept(deck.db) if row.place == host]
+    context = {"line": line, "model": model, "debts": debts[:100], "traffic": traffic, "faults": faults}
+    return Template("cdn/edge.html", context=context)
 
 
 @get("/purge")

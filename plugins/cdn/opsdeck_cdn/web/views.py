@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from opsdeck.api import utcnow
-from opsdeck_cdn import naming
+from opsdeck_cdn import certificates, naming
 from opsdeck_cdn.book import Model
 from opsdeck_cdn.models import EdgeRow
 from opsdeck_cdn.render.generation import generation
@@ -34,7 +34,7 @@ class EdgeLine:
 
 def ends_of(row: EdgeRow) -> dict[str, datetime]:
     """Give when the certificates of an edge end, by name."""
-    return {name: Life.parse(text).end for name, text in sorted(row.certificates.items())}
+    return {name: life.end for name, life in certificates.known(row.certificates).items()}
 
 
 def edge_line(model: Model, edge: Edge, owing: int) -> EdgeLine:
