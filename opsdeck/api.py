@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         Service,
         Targets,
     )
+    from opsdeck.pages import page
     from opsdeck.plan import Change, Plan, Verb
     from opsdeck.remote import artefacts, boots, directories, files, firewall, packages, units, users
     from opsdeck.remote.artefacts import Artefact, Program
@@ -70,6 +71,7 @@ _HOMES = {
         "API Action Finding HostCard HostName Manifest Multiline NavItem NoParams Receipt Recover Risk "
         "SecretKind SecretName Service Targets"
     ),
+    "opsdeck.pages": "page",
     "opsdeck.plan": "Change Plan Verb",
     "opsdeck.remote": "artefacts boots directories files firewall packages units users",
     "opsdeck.remote.artefacts": "Artefact Program",
@@ -166,6 +168,7 @@ __all__ = [
     "frame",
     "hookimpl",
     "packages",
+    "page",
     "stamp",
     "units",
     "users",

@@ -1,4 +1,4 @@
-"""Templates, the frame's navigation, and the one way to answer with a page."""
+"""Templates, and the frame's navigation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from typing import Any
 
 from jinja2 import BaseLoader, ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
-from jinja2_fragments.litestar import HTMXBlockTemplate
 from litestar import Request
-from litestar.plugins.htmx import HTMXRequest
 from litestar.plugins.jinja import JinjaTemplateEngine
 
 from opsdeck.clock import utcnow
@@ -235,18 +233,3 @@ def _gettext(context: Context, message: str) -> str:
 @pass_context
 def _ngettext(context: Context, one: str, many: str, count: int) -> str:
     return words.plural(one, many, count, owner=_owner(context))
-
-
-def page(
-    request: HTMXRequest, template: str, block: str | None = None, *, status: int = 200, **context: Any
-) -> HTMXBlockTemplate:
-    """Answer with a page, or with its `block` alone when htmx asks for a part of it."""
-    part = bool(request.htmx) and not request.htmx.boosted and not request.htmx.history_restore_request
-    return HTMXBlockTemplate(
-        template_name=template,
-        block_name=block if part else None,
-        context=context,
-        headers={"Vary": "HX-Request"},
-        status_code=status,
-        media_type="text/html",
-    )

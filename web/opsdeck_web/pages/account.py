@@ -13,11 +13,11 @@ from litestar.response import Redirect
 from opsdeck.actor import Role
 from opsdeck.deck import Deck
 from opsdeck.errors import Invalid, OpsDeckError
+from opsdeck.pages import page
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck_web import identity
 from opsdeck_web.language import _
 from opsdeck_web.pages.login import asks_code, prove
-from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
 
 

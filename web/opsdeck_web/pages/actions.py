@@ -19,10 +19,10 @@ from opsdeck.jobs.jobs import Submission
 from opsdeck.jobs.params import FieldKind
 from opsdeck.jobs.targets import hosts_for
 from opsdeck.manifest import Action, Risk, Targets
+from opsdeck.pages import page
 from opsdeck.plan import Plan
 from opsdeck_web.forms import faults_of, form_of, raw_of, sent_back
 from opsdeck_web.pages.login import asks_code, prove
-from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
 
 

@@ -15,7 +15,7 @@ from opsdeck.audit.entry import Entry
 from opsdeck.audit.log import Filters
 from opsdeck.clock import utcnow
 from opsdeck.deck import Deck
-from opsdeck_web.shell import page
+from opsdeck.pages import page
 
 PAGE = 100
 VERIFY_SECONDS = 60.0

@@ -14,7 +14,7 @@ from opsdeck.clock import utcnow
 from opsdeck.deck import Deck
 from opsdeck.health import examine
 from opsdeck.jobs.models import Lease, Node
-from opsdeck_web.shell import page
+from opsdeck.pages import page
 
 ORDER = {"broken": 0, "attention": 1, "ok": 2}
 

@@ -21,10 +21,10 @@ from opsdeck.inventory.facts.catalogue import BY_NAME
 from opsdeck.inventory.forms import HostIn, HostPatch, tag_words
 from opsdeck.inventory.models import Host, HostKey
 from opsdeck.manifest import HostCard, Targets
+from opsdeck.pages import page
 from opsdeck_web import formatting
 from opsdeck_web.language import _
 from opsdeck_web.readings import host_lines
-from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
 
 FIELDS = tuple(name for name in HostIn.model_fields if name not in {"latitude", "longitude"})

@@ -23,12 +23,12 @@ from opsdeck.jobs.jobs import AGAIN
 from opsdeck.jobs.lines import Line, plain
 from opsdeck.jobs.models import Job, State, Step
 from opsdeck.manifest import Risk
+from opsdeck.pages import page
 from opsdeck.plan import Plan
 from opsdeck_web import formatting, states
 from opsdeck_web.language import _
 from opsdeck_web.live import HEADERS, PING
 from opsdeck_web.pages.login import asks_code, prove
-from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
 
 PAGE = 50

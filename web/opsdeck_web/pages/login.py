@@ -15,9 +15,9 @@ from litestar.response import Redirect
 from opsdeck.accounts.models import User
 from opsdeck.deck import Deck
 from opsdeck.errors import OpsDeckError
+from opsdeck.pages import page
 from opsdeck_web import identity
 from opsdeck_web.security import local_path
-from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
 
 

@@ -15,9 +15,9 @@ from opsdeck.clock import utcnow
 from opsdeck.deck import Deck
 from opsdeck.jobs.models import Schedule, Slot
 from opsdeck.notify.models import Incident
+from opsdeck.pages import page
 from opsdeck_web import states
 from opsdeck_web.readings import host_lines
-from opsdeck_web.shell import page
 
 FLEET = 30
 """Hosts shown here; those in trouble come first."""

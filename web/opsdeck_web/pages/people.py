@@ -15,8 +15,8 @@ from opsdeck.accounts.permissions import StepUpNeeded, require
 from opsdeck.actor import Role
 from opsdeck.deck import Deck
 from opsdeck.errors import Invalid, OpsDeckError
+from opsdeck.pages import page
 from opsdeck_web.language import _
-from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
 
 

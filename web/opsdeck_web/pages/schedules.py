@@ -18,11 +18,11 @@ from opsdeck.jobs import consent, params
 from opsdeck.jobs.schedules import NextRun, ScheduleIn
 from opsdeck.jobs.targets import hosts_for
 from opsdeck.jobs.timing import seconds
+from opsdeck.pages import page
 from opsdeck_web import formatting
 from opsdeck_web.forms import form_of, raw_of, sent_back
 from opsdeck_web.language import _
 from opsdeck_web.pages.actions import may
-from opsdeck_web.shell import page
 from opsdeck_web.visitor import Visitor
 
 BLANK = {"name": "", "selector": "", "cron": "", "every": "", "time_zone": "UTC", "misfire": "once", "overlap": "skip"}
