@@ -62,19 +62,21 @@ https://{name}:8443 {{
   encode zstd gzip
   header X-Edge hand
   @loop header CDN-Loop *hand*
-  respond @loop 508
   @static {{
     path /assets/*
     method GET HEAD
   }}
-  request_header +CDN-Loop hand
-  reverse_proxy @static unix//run/hand-cache.sock {{
-    transport http {{
-      keepalive_idle_conns_per_host 256
-      compression off
+  route {{
+    respond @loop 508
+    request_header +CDN-Loop hand
+    reverse_proxy @static unix//run/hand-cache.sock {{
+      transport http {{
+        keepalive_idle_conns_per_host 256
+        compression off
+      }}
     }}
+    reverse_proxy {origin}
   }}
-  reverse_proxy {origin}
 }}
 """
 NGINX = """
@@ -192,6 +194,7 @@ def peers(edge: LabHost, origin: str) -> None:
         put(edge, f"/srv/bench/{role}.conf", text)
     put(edge, "/srv/bench/default.vcl", VCL.format(host=host, port=port))
     put(edge, "/srv/bench/hitch.conf", HITCH)
+    edge.execute(["systemctl", "stop", "varnish", "hitch"], check=False)
     start = ["systemd-run", "--quiet", "--collect", "-p", "LimitNOFILE=65536"]
     for unit, *words in (
         ("hand-cache", "nginx", "-c", "/srv/bench/hand.conf", "-g", "daemon off;"),
