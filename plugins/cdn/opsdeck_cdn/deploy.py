@@ -101,6 +101,8 @@ class _Work:
             origins.check(self.model, state.names, host)
             changed = await edgehost.prepare(step, self.program, made)
             same = not changed and await edgehost.in_force(step, state.current, made)
+            # The link may have been set, and the engines not told, when the way to the edge broke.
+            same = same and not await proof.serves(edge, made.id)
             if changed:
                 self.restart.add(host)
             self.staged[host] = state.current if same else await edgehost.stage(step, made)
@@ -139,7 +141,8 @@ class _Work:
         elif self.account:
             await edgehost.give_account(step, self.account)
         step.note("switching")
-        before = state.current
+        # What was proven last, which is not what a switch that broke off has left there.
+        before = state.current and (self.model.rows[host].generation or state.current)
         swapped = host in self.restart and await artefacts.switch(step, "caddy", self.program.artefact.version)
         try:
             if host in self.same:

@@ -34,8 +34,8 @@ class Engine(Protocol):
         """Give its configuration; it tells `generation` when it is asked over HTTP."""
         ...
 
-    def service(self) -> bytes:
-        """Give the text of its unit."""
+    def service(self, setup: Setup) -> bytes:
+        """Give the text of its unit; another text has it restarted, which a reload does not do."""
         ...
 
     def check(self, folder: str) -> Command | Script:
@@ -58,7 +58,7 @@ class Cache:
         """Give nginx.conf."""
         return nginx.render(sites, generation=generation, quota_percent=edge.quota_percent)
 
-    def service(self) -> bytes:
+    def service(self, setup: Setup) -> bytes:
         """Give the text of its unit."""
         return layout.cache_unit()
 
@@ -86,9 +86,9 @@ class Front:
         """Give caddy.json."""
         return caddy.render(sites, setup, edge=edge, generation=generation)
 
-    def service(self) -> bytes:
-        """Give the text of its unit."""
-        return layout.front_unit()
+    def service(self, setup: Setup) -> bytes:
+        """Give the text of its unit. Caddy goes on with the certificates of another CA until it is restarted."""
+        return layout.front_unit(setup.acme_directory)
 
     def check(self, folder: str) -> Script:
         """Ask Caddy itself, as the user that it runs as; its version comes first."""

@@ -35,18 +35,24 @@ class NoCertificate(ProbeFailed):
     """An edge has no good certificate for a name yet."""
 
 
+async def serves(edge: Edge, generation: str) -> str:
+    """Ask front and cache which generation they serve; give "" when it is this one, else what they said."""
+    try:
+        front = await ask(edge.v4, HEALTH_HOST, "/edge", timeout=4)
+        cache = await ask(edge.v4, HEALTH_HOST, "/cache", timeout=4)
+    except NoAnswer as fault:
+        return fault.message
+    if front.body.split()[-1:] == [generation.encode()] and cache.body.strip() == generation.encode():
+        return ""
+    return f"front {front.status} {front.body[:60]!r}, cache {cache.status} {cache.body[:60]!r}"
+
+
 async def alive(edge: Edge, generation: str, *, seconds: float = 10.0) -> None:
     """Wait until front and cache both serve `generation`. Raises `ProbeFailed`."""
-    told = ""
     for _ in range(max(1, int(seconds / 0.2))):
-        try:
-            front = await ask(edge.v4, HEALTH_HOST, "/edge", timeout=4)
-            cache = await ask(edge.v4, HEALTH_HOST, "/cache", timeout=4)
-            told = f"front {front.status} {front.body[:60]!r}, cache {cache.status} {cache.body[:60]!r}"
-            if front.body.split()[-1:] == [generation.encode()] and cache.body.strip() == generation.encode():
-                return
-        except NoAnswer as fault:
-            told = fault.message
+        told = await serves(edge, generation)
+        if not told:
+            return
         await asyncio.sleep(0.2)
     raise ProbeFailed(
         f"it does not serve generation {generation}: {told}", host=edge.host,

@@ -237,12 +237,12 @@ async def test_a_full_disk_stops_a_deploy_and_not_the_visitors(served: Any) -> N
 async def test_an_edge_shares_its_ports_with_a_program_on_another_address(served: Any) -> None:
     cdn = served
     host, other = cdn.fleet.host(E3), "198.18.7.7"
-    server = f"use IO::Socket::INET; IO::Socket::INET->new(LocalAddr => '{other}:443', Listen => 5) or die; sleep 600"
+    server = f"use IO::Socket::INET; my $s = IO::Socket::INET->new(LocalAddr => '{other}:443', Listen => 5) or die;"
     host.execute(["ip", "address", "add", f"{other}/32", "dev", "lo"])
     try:
         await cdn.good("edge", host=E3, bind=True)
         await cdn.good("deploy", edges=[E3])
-        host.execute(["systemd-run", "--quiet", "--collect", "--unit=other443", "perl", "-e", server])
+        host.execute(["systemd-run", "--quiet", "--collect", "--unit=other443", "perl", "-e", f"{server} sleep 600"])
         await cdn.good("deploy", edges=[E3])
         assert (await cdn.get(E3, "/page")).status == 200
         await cdn.good("edge", host=E3, bind=False)

@@ -25,6 +25,8 @@ async def watched(cdn: Any, name_servers: tuple[str, ...]) -> AsyncIterator[Any]
     await cdn.fresh_site(rules=["static /assets/*"], origins=[cdn.origin.url])
     cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
     await cdn.deployed()
+    if set(name_servers) - known:
+        await cdn.good("dns")
     stop = asyncio.Event()
     work = asyncio.create_task(cdn.deck.services.serve(stop))
     jobs = asyncio.create_task(cdn.deck.jobs.serve(stop))

@@ -29,7 +29,7 @@ class Other:
     def config(self, sites: Any, setup: Setup, edge: Edge, generation: str) -> bytes:
         return f"{edge.host} {generation} {[site.name for site in sites]}".encode()
 
-    def service(self) -> bytes:
+    def service(self, setup: Setup) -> bytes:
         return b"[Service]\n"
 
     def check(self, folder: str) -> Command:

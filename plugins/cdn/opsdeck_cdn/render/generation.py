@@ -45,5 +45,5 @@ def generation(sites: Sequence[Site], setup: Setup, edge: Edge, engines: tuple[E
         made(id_),
         {site.name: nginx.epoch(site) for site in sites},
         setup.acme_roots.encode(),
-        {engine.unit: engine.service() for engine in engines},
+        {engine.unit: engine.service(setup) for engine in engines},
     )

@@ -67,9 +67,9 @@ WantedBy=multi-user.target
 """.encode()
 
 
-def front_unit() -> bytes:
-    """Give the unit of the front."""
-    return f"""# Made by OpsDeck (plugin cdn).
+def front_unit(directory: str) -> bytes:
+    """Give the unit of the front; `directory` is that of the CA."""
+    return f"""# Made by OpsDeck (plugin cdn). Certificates come from {directory}
 [Unit]
 Description=OpsDeck CDN: front
 After=network-online.target
