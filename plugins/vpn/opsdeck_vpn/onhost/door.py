@@ -85,6 +85,7 @@ class Door:
         self._bell.setblocking(False)
         listening, bell = self._listener.fileno(), self._bell.fileno()
         self._epoll.register(bell, _IN)
+        self._epoll.register(listening, 0)
         for _ in range(ASKERS):
             threading.Thread(target=self._ask, daemon=True).start()
         swept, rush = 0.0, 0
@@ -109,11 +110,7 @@ class Door:
     def _accepting(self, wanted: bool) -> None:
         if wanted != self._open:
             self._open = wanted
-            fd = self._listener.fileno()
-            if wanted:
-                self._epoll.register(fd, _IN)
-            else:
-                self._epoll.unregister(fd)
+            self._epoll.modify(self._listener.fileno(), _IN if wanted else 0)
 
     def _accept(self) -> None:
         try:
@@ -157,19 +154,20 @@ class Door:
             del self._by_fd[sock.fileno()]
             self._epoll.unregister(sock.fileno())
 
-    def _drop(self, session: Session, sock: socket.socket) -> None:
-        self._unwatch(session, sock)
-        self._dead.append(sock)
+    def _give_up(self, session: Session) -> None:
+        if session.office is not None:
+            self._unwatch(session, session.office)
+            self._dead.append(session.office)
+            session.office = None
 
     def _close(self, session: Session) -> None:
-        if session.closed:
-            return
-        session.closed = True
-        for sock in (session.client, session.office):
-            if sock is not None:
-                self._drop(session, sock)
-        self._fresh.discard(session)
-        self._count -= 1
+        if not session.closed:
+            session.closed = True
+            self._give_up(session)
+            self._unwatch(session, session.client)
+            self._dead.append(session.client)
+            self._fresh.discard(session)
+            self._count -= 1
 
     def _handle(self, session: Session, fd: int, mask: int) -> None:
         try:
@@ -230,8 +228,9 @@ class Door:
             return
         self._watch(session, session.client, 0)
         session.understood = True
-        if addresses := _plain(host, port):
-            self._reach(session, addresses)
+        session.addresses = _plain(host, port)
+        if session.addresses:
+            self._next(session, NO_HOST)
         else:
             session.deadline = time.monotonic() + CONNECT
             self._asked.append((session, host, port))
@@ -256,11 +255,8 @@ class Door:
         while self._answered:
             session, found = self._answered.popleft()
             if not session.closed:
-                self._reach(session, found)
-
-    def _reach(self, session: Session, addresses: list[Address]) -> None:
-        session.addresses = addresses
-        self._next(session, NO_HOST)
+                session.addresses = found
+                self._next(session, NO_HOST)
 
     def _next(self, session: Session, code: int) -> None:
         """Try the next address; when there is none, say why the last one was not reached."""
@@ -283,11 +279,6 @@ class Door:
             _answer(session, code)
         self._close(session)
 
-    def _give_up(self, session: Session) -> None:
-        if session.office is not None:
-            self._drop(session, session.office)
-            session.office = None
-
     def _connected(self, session: Session, office: socket.socket) -> None:
         if fault := office.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._next(session, _CODES.get(fault, FAILED))
@@ -296,12 +287,12 @@ class Door:
         self._fresh.discard(session)
         session.halves = Half(session.client, office, session.inbox), Half(office, session.client)
         session.inbox = b""
-        self._flush(session, *session.halves)
+        self._settle(session, *session.halves)
 
     def _relay(self, session: Session, halves: tuple[Half, Half], fd: int, mask: int) -> None:
         out, back = halves if fd == session.client.fileno() else halves[::-1]
         if mask & _OUT and back.rest:
-            self._flush(session, back, out)
+            self._settle(session, back, out)
         if mask & (_IN | _ENDED) and not out.rest and not out.ended and not session.closed:
             size = out.source.recv_into(self._buffer)
             self._moved += size
@@ -317,13 +308,10 @@ class Door:
         elif mask & _ENDED:
             self._close(session)
 
-    def _flush(self, session: Session, half: Half, other: Half) -> None:
+    def _settle(self, session: Session, half: Half, other: Half) -> None:
+        """Send what waits, and watch for what either direction waits for."""
         if half.rest:
             half.rest = half.rest[_send(half.sink, half.rest) :]
-        self._settle(session, half, other)
-
-    def _settle(self, session: Session, half: Half, other: Half) -> None:
-        """Watch for what either direction waits for."""
         if half.ended and other.ended and not half.rest and not other.rest:
             self._close(session)
             return
