@@ -149,7 +149,7 @@ class Attendance:
             await self._probe(door)
             if self._probe_fault:
                 state, reason = State.DEGRADED, self._probe_fault
-        elif self._tunnel.kind == Kind.WIREGUARD and state is State.STARTING:
+        elif self._tunnel.kind == Kind.WIREGUARD:
             await self._learn()
             await self._probe(door)  # WireGuard shakes hands only when there is something to send
         else:
@@ -159,6 +159,7 @@ class Attendance:
         if shown != self._shown or now - self._written > 15:
             values = {
                 "challenge": talk.challenge,
+                "ticket": talk.ticket,
                 "local": talk.local,
                 "received": talk.received,
                 "sent": talk.sent,

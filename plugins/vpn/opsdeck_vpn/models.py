@@ -90,6 +90,8 @@ class Tunnel(Table, table=True):
     reason: str = ""
     since: datetime = Field(default_factory=utcnow)
     challenge: str = ""
+    ticket: str = ""
+    """What a server that asks back (CRV1) wants to have returned with the code."""
     code_given: datetime | None = None
     local: str = ""
     pushed: dict[str, list[str]] = Field(default_factory=dict, sa_type=JSON)

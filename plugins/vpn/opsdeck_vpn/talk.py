@@ -52,16 +52,16 @@ class Login:
 class Talk:
     """The state of one tunnel as the conversation shows it."""
 
-    def __init__(self, login: Login, *, been_up: bool = False) -> None:
+    def __init__(self, login: Login, *, been_up: bool = False, ticket: str = "", challenge: str = "") -> None:
         self.login = login
         self.state = State.RECONNECTING if been_up else State.STARTING
         self.reason = ""
-        self.challenge = ""
+        self.challenge = challenge if ticket else ""
         self.local = ""
         self.received = self.sent = 0
         self.refusals = 0
         self._need: wire.Need | None = None
-        self._crv = ""
+        self._crv = ticket
         self._answered = False
         self._been_up = been_up
         self._given: set[str] = set()
@@ -71,6 +71,11 @@ class Talk:
     def been_up(self) -> bool:
         """Tell whether it was connected before."""
         return self._been_up
+
+    @property
+    def ticket(self) -> str:
+        """Give what the server wants back with the code, for whoever takes the conversation up."""
+        return self._crv
 
     @property
     def wants_code(self) -> bool:

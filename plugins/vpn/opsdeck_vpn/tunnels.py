@@ -151,7 +151,9 @@ def management_password(socks: Sensitive) -> Sensitive:
 
 def talk_of(tunnel: Tunnel, login: Login) -> Talk:
     """Begin or take up the conversation of a tunnel."""
-    talk = Talk(login, been_up=tunnel.state in (State.UP, State.DEGRADED, State.RECONNECTING))
+    been_up = tunnel.state in (State.UP, State.DEGRADED, State.RECONNECTING)
+    ticket = tunnel.ticket if tunnel.state == State.WAIT_OTP else ""
+    talk = Talk(login, been_up=been_up, ticket=ticket, challenge=tunnel.challenge)
     if tunnel.state == State.FAILED and tunnel.kind == Kind.OPENVPN:
         talk.state, talk.reason = State.FAILED, tunnel.reason
     return talk

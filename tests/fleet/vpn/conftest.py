@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import socket
+import struct
+import subprocess
+import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Self
 
 import pytest
 from cryptography import x509
@@ -43,8 +50,8 @@ VERIFY = """#!/bin/sh
 # $1: a file with the user's name and the password; codes that count are the lines of `codes`; `asks-back` has a
 # right password answered with a challenge (CRV1)
 cd /etc/office
-echo try >>attempts
 { read -r user; read -r password; } <"$1"
+echo "try ${password%%:*}" >>attempts
 code=
 case $password in
 SCRV1:*)
@@ -69,9 +76,18 @@ fi
 """
 
 
-def _pem(key: ec.EllipticCurvePrivateKey) -> str:
+WHO = """#!/bin/sh
+read -r line
+printf 'HTTP/1.0 200 OK\\r\\n\\r\\n%s' "$SOCAT_PEERADDR"
+"""
+
+
+def _pem(key: ec.EllipticCurvePrivateKey, passphrase: str = "") -> str:
     form = serialization.PrivateFormat.PKCS8
-    return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
+    lock: serialization.KeySerializationEncryption = serialization.NoEncryption()
+    if passphrase:
+        lock = serialization.BestAvailableEncryption(passphrase.encode())
+    return key.private_bytes(serialization.Encoding.PEM, form, lock).decode()
 
 
 @dataclass
@@ -108,7 +124,7 @@ class Authority:
         """Give its certificate."""
         return self.certificate.public_bytes(serialization.Encoding.PEM).decode()
 
-    def issue(self, name: str, *, server: bool, days: int = 30) -> tuple[str, str]:
+    def issue(self, name: str, *, server: bool, days: int = 30, passphrase: str = "") -> tuple[str, str]:
         """Give a certificate and its key; `days` below 0 are over."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
@@ -119,7 +135,7 @@ class Authority:
             .add_extension(x509.ExtendedKeyUsage([use]), critical=False)
             .add_extension(usage, critical=True)
         ).sign(self.key, hashes.SHA256())
-        return made.public_bytes(serialization.Encoding.PEM).decode(), _pem(key)
+        return made.public_bytes(serialization.Encoding.PEM).decode(), _pem(key, passphrase)
 
 
 class Office:
@@ -196,6 +212,11 @@ verb 3
         names = f"--address=/intra.{domain}/10.78.0.1 --no-resolv --no-hosts --bind-dynamic"
         self.sh(f"systemd-run -q --unit=office-dns dnsmasq -k --listen-address={first} {names}")
 
+    def tells_who(self) -> None:
+        """Serve a page outside of the VPN that says from which address it was asked."""
+        self.write("/etc/office/who", WHO, 0o755)
+        self.sh("systemd-run -q --unit=office-who socat TCP-LISTEN:8081,fork,reuseaddr EXEC:/etc/office/who")
+
     def serve(self) -> None:
         """Start the VPN server alone."""
         self.sh("systemd-run -q --unit=office-vpn openvpn --config /etc/office/server.conf")
@@ -214,9 +235,15 @@ verb 3
         self.write("/etc/office/asks-back", "")
 
     @property
+    def tried(self) -> list[str]:
+        """What was tried as a password, as far as its first colon."""
+        lines = (self.host.root / "etc/office/attempts").read_text().splitlines()
+        return [line.removeprefix("try ") for line in lines]
+
+    @property
     def attempts(self) -> int:
         """How often a password was tried."""
-        return (self.host.root / "etc/office/attempts").read_text().count("try")
+        return len(self.tried)
 
     @property
     def rekeys(self) -> int:
@@ -225,9 +252,9 @@ verb 3
             "TLS: soft reset"
         )
 
-    def profile(self, *, extra: str = "", login: bool = False) -> str:
+    def profile(self, *, extra: str = "", login: bool = False, passphrase: str = "") -> str:
         """Give the `.ovpn` that a person would get from the office."""
-        certificate, key = self.authority.issue("alice", server=False)
+        certificate, key = self.authority.issue("alice", server=False, passphrase=passphrase)
         return f"""
 client
 dev tun
@@ -274,7 +301,7 @@ class Gateway:
 
     async def take_in(self, name: str, profile: str, **wish: object) -> Tunnel:
         """Take a profile in."""
-        given = Wish(name=name, host="vpn-gw", profile=Sensitive(profile), **wish)  # type: ignore[arg-type]
+        given = Wish(name=name, host=self.host.name, profile=Sensitive(profile), **wish)  # type: ignore[arg-type]
         return await enrol(self.deck, given, BOSS)
 
     async def run(self, action: str, tunnel: str, **params: object) -> Job:
@@ -310,6 +337,16 @@ class Gateway:
         argv = ["curl", "-s", "--max-time", str(seconds), "--proxy", proxy, *words, url]
         return await asyncio.to_thread(self.host.execute, argv, check=False)
 
+    async def cli(self, *words: str, typed: str = "") -> str:
+        """Run `opsdeck` beside the console, on its data folder."""
+        program = str(Path(sys.executable).with_name("opsdeck"))
+        environment = os.environ | {"OPSDECK_HOME": str(self.deck.settings.home), "OPSDECK_NODE": "second"}
+        done = await asyncio.to_thread(
+            subprocess.run, [program, *words], input=typed, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
     def sh(self, text: str) -> str:
         """Run shell text on the gateway."""
         return self.host.execute(["sh", "-c", text], check=False)
@@ -326,6 +363,78 @@ class Gateway:
             await work
 
 
+class Wire:
+    """All that goes over the wire of a lab host while it is open, as seen from outside of it."""
+
+    def __init__(self, host: LabHost) -> None:
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self._socket.bind((host.device, 0))
+        self._socket.settimeout(0.2)
+        self._frames: list[bytes] = []
+        self._open = True
+        self._thread = threading.Thread(target=self._read)
+
+    def _read(self) -> None:
+        while self._open:
+            with contextlib.suppress(TimeoutError):
+                self._frames.append(self._socket.recv(65535))
+
+    def __enter__(self) -> Self:
+        """Begin to listen."""
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop."""
+        self._open = False
+        self._thread.join()
+        self._socket.close()
+
+    def asked(self, name: str, *, but: int) -> int:
+        """Count the packets that ask for a name as DNS writes it; those of TCP port `but` (the SOCKS port) are fine."""
+        wanted = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+        return sum(wanted in frame and but not in _ports(frame) for frame in self._frames)
+
+
+def _ports(frame: bytes) -> tuple[int, ...]:
+    head = 14 + (frame[14] & 15) * 4
+    return struct.unpack(">HH", frame[head : head + 4]) if frame[12:14] == b"\x08\x00" and frame[23] == 6 else ()
+
+
+@pytest.fixture
+def wire() -> type[Wire]:
+    """Listen on the wire of a lab host: `with wire(host) as seen`."""
+    return Wire
+
+
+UDP = """
+import socket, struct
+tcp = socket.create_connection(("127.0.0.1", 7890), 5)
+tcp.sendall(bytes([5, 1, 0])); tcp.recv(2)
+tcp.sendall(bytes([5, 3, 0, 1, 0, 0, 0, 0, 0, 0])); answer = tcp.recv(10)
+port = struct.unpack(">H", answer[8:10])[0]
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); udp.settimeout(2)
+for name in (b"\\x01" + socket.inet_aton("10.78.0.1"), b"\\x03\\x0fintra.corp.test"):
+    for _ in range(3):
+        udp.sendto(bytes([0, 0, 0]) + name + struct.pack(">H", 5353) + b"hello", ("127.0.0.1", port))
+try:
+    print("answered", udp.recv(100))
+except OSError:
+    print("silence")
+"""
+
+
+@pytest.fixture
+def udp() -> Callable[[LabHost], Awaitable[str]]:
+    """Send UDP to the office through the proxy of a laptop, by address and by name; "silence" is what must come."""
+
+    async def send(laptop: LabHost) -> str:
+        argv = ["ip", "netns", "exec", laptop.namespace, sys.executable, "-c", UDP]
+        return (await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=20)).stdout
+
+    return send
+
+
 CLEAN = """
 ls /etc/systemd/system | grep '^opsdeck-vpn-' | xargs -r systemctl --quiet disable --now
 systemctl reset-failed 'opsdeck-vpn-*' 2>/dev/null
@@ -336,7 +445,13 @@ systemctl daemon-reload
 
 
 @pytest.fixture
-async def gateway(machines: dict[str, LabHost], fleet: Fleet, tmp_path: Path) -> AsyncIterator[Gateway]:
+def dialler(machines: dict[str, LabHost]) -> LabHost:
+    """The machine that dials; a module may bring another."""
+    return machines["vpn-gw"]
+
+
+@pytest.fixture
+async def gateway(dialler: LabHost, fleet: Fleet, tmp_path: Path) -> AsyncIterator[Gateway]:
     """A console that knows the gateway, with nothing on it."""
     settings = Settings(home=tmp_path / "deck", node="first")
     settings.home.mkdir(mode=0o700)
@@ -347,7 +462,7 @@ async def gateway(machines: dict[str, LabHost], fleet: Fleet, tmp_path: Path) ->
     database = Database(settings.url)
     await migrate.upgrade(database, plugins)
     await database.close()
-    host = machines["vpn-gw"]
+    host = dialler
     host.execute(["sh", "-c", CLEAN], check=False)
     async with Deck.open(settings, plugins=plugins, kind="server") as deck:
         endpoint = host.endpoint("root")

@@ -8,6 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -106,11 +107,22 @@ async def test_the_cost_of_the_port(office: Office, gateway: Gateway) -> None:
                         found.setdefault(name, []).append(float(took))
         finally:
             echo.kill()
+    back = []
+    for away in (2, 25):
+        office.sh("systemctl kill -s KILL office-vpn; systemctl reset-failed office-vpn 2>/dev/null; true")
+        await asyncio.sleep(away)
+        office.serve()
+        begun = time.monotonic()
+        while "hello" not in await gateway.curl(tunnel, "http://10.78.0.1/index.html", seconds=1):
+            await asyncio.sleep(0.1)
+            assert time.monotonic() - begun < 60
+        back.append(round(time.monotonic() - begun, 1))
     middle = {way: {name: statistics.median(values) for name, values in found.items()} for way, found in seen.items()}
     direct, socks = middle["direct"], middle["socks"]
     figures = {
         "throughput_ratio": round(socks["mbit"] / direct["mbit"], 3),
         **{f"added_ms_{name}": round(socks[name] - direct[name], 3) for name in ("open", "connect", "page")},
+        "back_s_after_2_and_25_away": back,
         **{way: {name: round(value, 3) for name, value in found.items()} for way, found in middle.items()},
     }
     print(json.dumps(figures))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from opsdeck_vpn import socks
+from opsdeck_vpn.onhost import door as program
 
 from opsdeck.errors import Refused, Unavailable
 from opsdeck.secrets.sensitive import Sensitive
@@ -194,3 +195,18 @@ def test_many_at_once(door: int, office: object) -> None:
     assert all(exactly(client, 15)[14:] == b"." for client in clients)
     for client in clients:
         client.close()
+
+
+def test_who_says_nothing_and_who_is_not_answered_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "HANDSHAKE", 0.5)
+    monkeypatch.setattr(program, "CONNECT", 0.5)
+    monkeypatch.setattr(program, "SESSIONS", 2)
+    with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        threading.Thread(target=program.Door(listener, b"office", b"geheim").serve, daemon=True).start()
+        door, port = listener.getsockname()[1], full.getsockname()[1]
+        with dial(port), dial(door) as silent, dial(door) as stuck, dial(door) as third:
+            stuck.sendall(LOGIN + ask(port))
+            third.sendall(b"\x05\x01\x00")  # waits until one of the two before it has left
+            assert until_end(stuck) == b"\x05\x02\x01\x00\x05\x06\x00\x01" + bytes(6)
+            assert until_end(silent) == b""
+            assert until_end(third) == b"\x05\xff"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from typing import Any
@@ -63,6 +64,25 @@ async def test_a_profile_is_taken_in_and_what_was_left_out_is_shown(visit: Any) 
     assert (await visit.post("/p/vpn/import", **form))[0] == 409
 
 
+async def test_a_locked_key_and_the_driver_are_asked_for(visit: Any) -> None:
+    await visit.log_in("operator")
+    key = "<key>\n-----BEGIN ENCRYPTED PRIVATE KEY-----\nQUJD\n</key>\n"
+    form = {"name": "office", "host": "gw", "profile": PROFILE + key, "otp": "none", "driver": "compose"}
+    status, text = await visit.post("/p/vpn/import", **form)
+    assert (status, "has a passphrase" in text) == (422, True)
+    assert (await visit.post("/p/vpn/import", **form, passphrase="lock-and-key"))[0] == 303
+    row = await tunnels.find(visit.deck.db, "office")
+    assert (row.driver, row.key_secret) == ("compose", "vpn-office-key")
+    page = (await visit.client.get("/p/vpn/tunnels/office")).text
+    assert "Docker Compose" in page
+    assert "lock-and-key" not in page
+    keys = "".join(base64.b64encode(bytes([letter] * 32)).decode() + "\n" for letter in b"ab").split()
+    wireguard = f"[Interface]\nPrivateKey = {keys[0]}\nAddress = 10.9.0.2/32\n[Peer]\nPublicKey = {keys[1]}\n"
+    wireguard += "AllowedIPs = 10.9.0.0/24\nEndpoint = 192.0.2.9:51820\n"
+    status, text = await visit.post("/p/vpn/import", **{**form, "name": "wg", "profile": wireguard})
+    assert (status, "Compose form is for OpenVPN" in text) == (422, True)
+
+
 async def test_rules_are_refused_with_their_line_and_the_list_stays(visit: Any, tunnel: Any) -> None:
     await visit.log_in()
     assert (await visit.post("/p/vpn/rules", rules="suffix corp.test tunnel:office"))[0] == 303
@@ -81,9 +101,10 @@ async def test_rules_are_refused_with_their_line_and_the_list_stays(visit: Any, 
 async def test_the_door_is_moved_and_never_to_every_address(visit: Any, tunnel: Any) -> None:
     await visit.log_in("operator")
     path = "/p/vpn/tunnels/office/set"
-    assert (await visit.post(path, listen="192.0.2.7", port="1090", probe="intra.corp.test:80"))[0] == 303
+    assert (await visit.post(path, listen="192.0.2.7", port="1090", probe="intra.corp.test:80", mtu="1280"))[0] == 303
     row = await tunnels.find(visit.deck.db, "office")
-    assert (row.listen, row.port, row.probe) == ("192.0.2.7", 1090, "intra.corp.test:80")
+    assert (row.listen, row.port, row.probe, row.mtu) == ("192.0.2.7", 1090, "intra.corp.test:80", 1280)
+    assert (await visit.post(path, listen="192.0.2.7", port="1090", mtu="99999"))[0] == 422
     for listen, port, probe in (
         ("::", "1090", ""),
         ("192.0.2.7", "0", ""),

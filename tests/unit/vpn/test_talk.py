@@ -73,7 +73,12 @@ def test_a_dynamic_challenge_is_answered_with_its_state() -> None:
     crv = ">PASSWORD:Verification Failed: 'Auth' ['CRV1:R,E:Om01u7Fh4LrG:Y3Ix:Please enter token: PIN']"
     hear(one, crv, ">PASSWORD:Need 'Auth' username/password")
     assert (one.state, one.challenge) == (State.WAIT_OTP, "Please enter token: PIN")
+    other = Talk(one.login, ticket=one.ticket, challenge=one.challenge)
     assert one.give("99")[1] == 'password "Auth" "CRV1::Om01u7Fh4LrG::99"'
+    # Whoever takes the conversation up is asked again by OpenVPN, and does not spend the password once more.
+    assert hear(other, ">PASSWORD:Need 'Auth' username/password") == []
+    assert (other.state, other.challenge) == (State.WAIT_OTP, "Please enter token: PIN")
+    assert other.give("98")[1] == 'password "Auth" "CRV1::Om01u7Fh4LrG::98"'
 
 
 def test_password_and_code_as_one_word() -> None:

@@ -28,6 +28,9 @@ HANDSHAKE, CONNECT, NEXT_ADDRESS = 10.0, 20.0, 4.0
 ASKERS = 16
 """Names that are asked for at once."""
 CHUNK = 1 << 18
+RUSH, PAUSE = 16, 0.0005
+"""So many rounds in a row that each moved much are a download: then the loop waits for so many seconds between rounds,
+and moves larger pieces, since a round for each packet would cost more than the tunnel itself."""
 GOOD, FAILED, NO_HOST, NO_COMMAND, NO_KIND = 0, 1, 4, 7, 8
 _CODES = {errno.ENETUNREACH: 3, errno.EHOSTUNREACH: NO_HOST, errno.ECONNREFUSED: 5, errno.ETIMEDOUT: 6}
 _IN, _OUT, _ENDED = select.EPOLLIN, select.EPOLLOUT, select.EPOLLHUP | select.EPOLLERR
@@ -68,7 +71,7 @@ class Door:
         self._buffer = memoryview(bytearray(CHUNK))
         self._by_fd: dict[int, Session] = {}
         self._fresh: set[Session] = set()
-        self._count, self._open = 0, False
+        self._count, self._moved, self._open = 0, 0, False
         self._asked: deque[tuple[Session, str, int]] = deque()
         self._answered: deque[tuple[Session, list[Address]]] = deque()
         self._waiting = threading.Semaphore(0)
@@ -82,10 +85,12 @@ class Door:
         self._bell.setblocking(False)
         listening, bell = self._listener.fileno(), self._bell.fileno()
         self._epoll.register(bell, _IN)
+        self._epoll.register(listening, 0)
         for _ in range(ASKERS):
             threading.Thread(target=self._ask, daemon=True).start()
-        swept = 0.0
+        swept, rush = 0.0, 0
         while True:
+            before = self._moved
             for fd, mask in self._epoll.poll(1.0):
                 if (session := self._by_fd.get(fd)) is not None:
                     self._handle(session, fd, mask)
@@ -93,6 +98,9 @@ class Door:
                     self._accept()
                 elif fd == bell:
                     self._hear()
+            rush = rush + 1 if self._moved - before > 2000 else 0
+            if rush > RUSH:
+                time.sleep(PAUSE)
             while self._dead:
                 self._dead.pop().close()
             if (now := time.monotonic()) - swept >= 1:
@@ -102,15 +110,12 @@ class Door:
     def _accepting(self, wanted: bool) -> None:
         if wanted != self._open:
             self._open = wanted
-            fd = self._listener.fileno()
-            if wanted:
-                self._epoll.register(fd, _IN)
-            else:
-                self._epoll.unregister(fd)
+            self._epoll.modify(self._listener.fileno(), _IN if wanted else 0)
 
     def _accept(self) -> None:
         try:
             client, _ = self._listener.accept()
+            _tune(client)
         except OSError as fault:
             if fault.errno in (errno.EMFILE, errno.ENFILE):
                 self._accepting(False)  # until the next sweep
@@ -118,7 +123,6 @@ class Door:
         session = Session(client)
         session.talk = self._talk(session)
         session.need = next(session.talk)
-        _tune(client)
         self._count += 1
         self._fresh.add(session)
         self._watch(session, client, _IN)
@@ -150,19 +154,20 @@ class Door:
             del self._by_fd[sock.fileno()]
             self._epoll.unregister(sock.fileno())
 
-    def _drop(self, session: Session, sock: socket.socket) -> None:
-        self._unwatch(session, sock)
-        self._dead.append(sock)
+    def _give_up(self, session: Session) -> None:
+        if session.office is not None:
+            self._unwatch(session, session.office)
+            self._dead.append(session.office)
+            session.office = None
 
     def _close(self, session: Session) -> None:
-        if session.closed:
-            return
-        session.closed = True
-        for sock in (session.client, session.office):
-            if sock is not None:
-                self._drop(session, sock)
-        self._fresh.discard(session)
-        self._count -= 1
+        if not session.closed:
+            session.closed = True
+            self._give_up(session)
+            self._unwatch(session, session.client)
+            self._dead.append(session.client)
+            self._fresh.discard(session)
+            self._count -= 1
 
     def _handle(self, session: Session, fd: int, mask: int) -> None:
         try:
@@ -223,8 +228,9 @@ class Door:
             return
         self._watch(session, session.client, 0)
         session.understood = True
-        if addresses := _plain(host, port):
-            self._reach(session, addresses)
+        session.addresses = _plain(host, port)
+        if session.addresses:
+            self._next(session, NO_HOST)
         else:
             session.deadline = time.monotonic() + CONNECT
             self._asked.append((session, host, port))
@@ -249,28 +255,25 @@ class Door:
         while self._answered:
             session, found = self._answered.popleft()
             if not session.closed:
-                self._reach(session, found)
-
-    def _reach(self, session: Session, addresses: list[Address]) -> None:
-        session.addresses = addresses
-        self._next(session, NO_HOST)
+                session.addresses = found
+                self._next(session, NO_HOST)
 
     def _next(self, session: Session, code: int) -> None:
         """Try the next address; when there is none, say why the last one was not reached."""
-        if session.office is not None:
-            self._drop(session, session.office)
-            session.office = None
+        self._give_up(session)
         while session.addresses:
             family, host, port = session.addresses.pop(0)
-            office = socket.socket(family, socket.SOCK_STREAM)
-            _tune(office)
-            fault = office.connect_ex((host, port))
-            if fault in (0, errno.EINPROGRESS):
-                session.office = office
-                session.deadline = time.monotonic() + (NEXT_ADDRESS if session.addresses else CONNECT)
-                self._watch(session, office, _OUT)
-                return
-            office.close()
+            try:
+                session.office = socket.socket(family, socket.SOCK_STREAM)
+                _tune(session.office)
+                fault = session.office.connect_ex((host, port))
+                if fault in (0, errno.EINPROGRESS):
+                    session.deadline = time.monotonic() + (NEXT_ADDRESS if session.addresses else CONNECT)
+                    self._watch(session, session.office, _OUT)
+                    return
+            except OSError as error:  # no descriptor left, or no such family here
+                fault = error.errno or 0
+            self._give_up(session)
             code = _CODES.get(fault, FAILED)
         with contextlib.suppress(OSError):  # it may have left
             _answer(session, code)
@@ -284,14 +287,15 @@ class Door:
         self._fresh.discard(session)
         session.halves = Half(session.client, office, session.inbox), Half(office, session.client)
         session.inbox = b""
-        self._flush(session, *session.halves)
+        self._settle(session, *session.halves)
 
     def _relay(self, session: Session, halves: tuple[Half, Half], fd: int, mask: int) -> None:
         out, back = halves if fd == session.client.fileno() else halves[::-1]
         if mask & _OUT and back.rest:
-            self._flush(session, back, out)
+            self._settle(session, back, out)
         if mask & (_IN | _ENDED) and not out.rest and not out.ended and not session.closed:
             size = out.source.recv_into(self._buffer)
+            self._moved += size
             if size == 0:
                 out.ended = True
                 out.sink.shutdown(socket.SHUT_WR)
@@ -304,13 +308,10 @@ class Door:
         elif mask & _ENDED:
             self._close(session)
 
-    def _flush(self, session: Session, half: Half, other: Half) -> None:
+    def _settle(self, session: Session, half: Half, other: Half) -> None:
+        """Send what waits, and watch for what either direction waits for."""
         if half.rest:
             half.rest = half.rest[_send(half.sink, half.rest) :]
-        self._settle(session, half, other)
-
-    def _settle(self, session: Session, half: Half, other: Half) -> None:
-        """Watch for what either direction waits for."""
         if half.ended and other.ended and not half.rest and not other.rest:
             self._close(session)
             return

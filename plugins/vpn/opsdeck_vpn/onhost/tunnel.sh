@@ -79,7 +79,8 @@ up | route-up) # called by OpenVPN, with what the server pushed in the environme
         fi
     fi
     if [ -n "${ifconfig_ipv6_local-}" ]; then
-        ip $inside -6 address replace "$ifconfig_ipv6_local/${ifconfig_ipv6_netbits:-64}" dev "$device" nodad
+        ip $inside -6 address replace "$ifconfig_ipv6_local/${ifconfig_ipv6_netbits:-64}" dev "$device" nodad ||
+            echo "IPv6 is switched off in this network: what the office pushes of it is left out" >&2
     fi
     [ "$word" = route-up ] || exit 0
     begin
@@ -135,7 +136,8 @@ wg-down)
     ip $inside link delete dev "$device" 2>/dev/null || ip link delete dev "$device" 2>/dev/null || :
     no_names
     ;;
-sizes) # called inside the tunnel's network. $3: a port of the office that somebody is connected to. Which packets come back, and how large TCP's own are
+sizes) # inside the tunnel's network. $3: a port of the office that somebody is connected to. Says how large packets may
+    # be, which come back, and how large TCP makes its own
     # shellcheck disable=SC2046
     set -- $(ss -Htin state established "dport = :$3" | head -n 2)
     [ $# -gt 4 ] || exit 0

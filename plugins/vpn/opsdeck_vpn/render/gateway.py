@@ -83,8 +83,9 @@ def client_conf(gateway: Gateway, control: str = "127.0.0.1") -> str:
         f"management {control} {gateway.management_port} {gateway.folder}/management.pw",
         "management-log-cache 100",
         "auth-retry interact",
-        "connect-retry 1 30",
-        "connect-timeout 20",
+        # However long a server was away, it is dialled within ten seconds of its return.
+        "connect-retry 1 5",
+        "connect-timeout 10",
     ]
     profile = gateway.profile.reveal()
     if gateway.mtu:
