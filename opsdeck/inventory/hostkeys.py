@@ -119,15 +119,15 @@ class HostKeys:
         return contact
 
     async def report(self, fault: HostKeyChanged) -> None:
-        """Take up that the pool met another key than the pinned ones: kept, incident opened, reach noted."""
+        """Take up that the pool met another key than the pinned ones: kept, incident opened, reach noted.
+
+        Unless a person has approved that key since it was met.
+        """
         if fault.host is None:
             return
         contact = await self._note(fault.host, [fault.offered])
-        await self._alarm(
-            Contact(contact.host, Trust.CHANGED, (fault.offered,), fault.pinned)
-            if contact.trust is not Trust.CHANGED
-            else contact
-        )
+        if contact.trust is Trust.CHANGED:
+            await self._alarm(contact)
 
     async def list(self, name: str) -> Sequence[HostKey]:
         """Give the keys of a host: pinned first, then offered, then retired. Raises `NotFound`."""

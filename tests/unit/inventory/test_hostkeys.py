@@ -65,6 +65,8 @@ async def test_a_changed_key_is_refused_raised_and_shown_until_a_person_decides(
     await deck.host_keys.approve("web1", new.fingerprint, SYSTEM)
     assert await say(deck, "web1") == b"hello\n"
     assert await deck.incidents.open_now() == ()
+    await deck.host_keys.report(fault.value)
+    assert await deck.incidents.open_now() == (), "told late, of a key that a person has approved since"
     states = {row.fingerprint: row.state for row in await deck.host_keys.list("web1")}
     assert states == {new.fingerprint: KeyState.PINNED, old.fingerprint: KeyState.RETIRED}
 
