@@ -44,7 +44,7 @@ from opsdeck_cdn.render.generation import Generation, generation
 from opsdeck_cdn.sites import Edge
 
 LINK = (Unreachable, LinkLost)
-PARALLEL = 8
+PARALLEL = 16
 """Edges that are switched side by side, once the first one is proven."""
 
 
@@ -139,7 +139,7 @@ class _Work:
         if not self.account and state.accounts:
             self.account = await edgehost.read_account(step, state.accounts)
         elif self.account:
-            await edgehost.give_account(step, self.account)
+            await edgehost.give_account(step, self.account, state.accounts)
         step.note("switching")
         # What was proven last, which is not what a switch that broke off has left there.
         before = state.current and (self.model.rows[host].generation or state.current)
@@ -205,7 +205,7 @@ async def _run(job: JobRun, params: DeployParams) -> Receipt:
         {edge.host: generation(model.sites, model.setup, edge, engines) for edge in edges},
     )  # fmt: skip
     names = [edge.host for edge in edges]
-    await job.each(work.ready, names, parallel=8)
+    await job.each(work.ready, names, parallel=PARALLEL)
     refused = [host for host in names if host not in work.staged and host not in work.lost]
     if refused:
         fault = work.faults.get(refused[0])

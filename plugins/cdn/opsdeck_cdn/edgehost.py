@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files as resources
@@ -73,16 +75,17 @@ class Listener:
 
 @dataclass(frozen=True)
 class EdgeState:
-    """What an edge is now. `accounts` are ACME files; `caddy` is the version of what lies there, "" for none.
+    """What an edge is now.
 
-    `names` gives the addresses to which it finds the names it was asked for.
+    `accounts` maps ACME files to their sha256; `caddy` is the version of what lies there, "" for none; `names` gives
+    the addresses to which it finds the names it was asked for.
     """
 
     current: str = ""
     ports: tuple[Listener, ...] = ()
     skew: float = 0.0
     free_kb: int | None = None
-    accounts: tuple[str, ...] = ()
+    accounts: Mapping[str, str] = field(default_factory=dict)
     caddy: str = ""
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
@@ -94,7 +97,7 @@ def parse_look(host: str, done: Completed, *, sent: float, received: float) -> E
         raise NotDone("the look at the edge broke off.", host=host, hint="run it again")
     current, skew, free, caddy = "", 0.0, None, ""
     ports: list[Listener] = []
-    accounts: list[str] = []
+    accounts: dict[str, str] = {}
     names: dict[str, frozenset[str]] = {}
     for line in lines:
         match line.split(" ", 4):
@@ -111,9 +114,9 @@ def parse_look(host: str, done: Completed, *, sent: float, received: float) -> E
                 skew = max(0.0, int(at) - received) or min(0.0, int(at) + 1 - sent)
             case ["free", size] if size.isdigit():
                 free = int(size)
-            case ["account", name]:
-                accounts.append(name)
-    return EdgeState(current, tuple(ports), skew, free, tuple(accounts), caddy, names)
+            case ["account", digest, path]:
+                accounts[path] = digest
+    return EdgeState(current, tuple(ports), skew, free, accounts, caddy, names)
 
 
 async def look(host: HostAccess, names: Sequence[str] = ()) -> EdgeState:
@@ -150,50 +153,65 @@ def wrong(edge: Edge, state: EdgeState) -> list[OpsDeckError]:
 async def prepare(step: StepRun, program: Program, generation: Generation) -> bool:
     """Make a host ready to be an edge; tell whether Caddy or a unit is another, so that a reload is not enough.
 
-    Caddy comes beside the one that runs, which the switch replaces.
+    Caddy comes beside the one that runs, which the switch replaces. On a host that is ready it only looks, at all at
+    once, since what is far away costs by the round trip.
     """
-    seen = await packages.look(step, ["nginx"])
-    found = seen.packages.get("nginx")
-    if found is None or not found.installed:
+    user, folders, wanted = User(layout.USER, system=True, home=layout.STATE), _folders(), _files(generation)
+    lacks_nginx, no_user, no_folders, other_caddy, other_files = await asyncio.gather(
+        _lacks_nginx(step), users.plan(step, user), directories.plan(step, folders),
+        artefacts.plan(step, program.artefact, program), files.plan(step, wanted),
+    )  # fmt: skip
+    if lacks_nginx:
         step.note("installing nginx")
         await packages.apply(step, packages.Request(packages.Intent.INSTALL, ("nginx",)), update=True)
         # Its own service would take port 80; the cache is a unit of ours that listens on a socket.
         await units.act(step, units.Act.DISABLE, "nginx")
         await units.act(step, units.Act.STOP, "nginx")
-    await users.apply(step, User(layout.USER, system=True, home=layout.STATE))
-    own = f"{layout.USER}:{layout.USER}"
-    await directories.apply(
-        step,
-        [
-            *(Directory(path, 0o755, "root:root") for path in ("/etc/opsdeck", layout.ROOT, layout.GENERATIONS)),
-            Directory(layout.EPOCHS, 0o755, "root:root"),
-            Directory(layout.CACHE, 0o750, own),
-            *(Directory(path, 0o750, own) for path in (layout.STATE, layout.STORE, layout.LOGS)),
-            *(Directory(path, 0o755, None) for path in (layout.RUN_FRONT, layout.RUN_CACHE)),
-        ],
-    )
-    changed = bool(await artefacts.plan(step, program.artefact, program))
-    if changed:
+    if no_user:
+        await users.apply(step, user)
+    if no_user or no_folders:
+        await directories.apply(step, folders)
+    if other_caddy:
         await artefacts.push(step, program)
-    wanted = [File(f"/etc/systemd/system/{name}", data, owner="root:root") for name, data in generation.units.items()]
-    if generation.roots:
-        wanted.append(File(layout.ROOTS, generation.roots, owner="root:root"))
-    put = await files.apply(step, wanted, keep_previous=False)
-    if any(path.startswith("/etc/systemd/") for path in put):
+    put = await files.apply(step, wanted, keep_previous=False) if other_files else ()
+    units_changed = any(path.startswith("/etc/systemd/") for path in put)
+    if units_changed:
         await step.run(Command(("systemctl", "daemon-reload"), sudo=True), log=False)
-        changed = True
-    return changed
+    return bool(other_caddy) or units_changed
+
+
+async def _lacks_nginx(host: HostAccess) -> bool:
+    found = (await packages.look(host, ["nginx"])).packages.get("nginx")
+    return found is None or not found.installed
+
+
+def _folders() -> list[Directory]:
+    own = f"{layout.USER}:{layout.USER}"
+    shared = ("/etc/opsdeck", layout.ROOT, layout.GENERATIONS, layout.EPOCHS)
+    return [
+        *(Directory(path, 0o755, "root:root") for path in shared),
+        *(Directory(path, 0o750, own) for path in (layout.CACHE, layout.STATE, layout.STORE, layout.LOGS)),
+        *(Directory(path, 0o755, None) for path in (layout.RUN_FRONT, layout.RUN_CACHE)),
+    ]
+
+
+def _files(generation: Generation) -> list[File]:
+    made = [File(f"/etc/systemd/system/{name}", data, owner="root:root") for name, data in generation.units.items()]
+    if generation.roots:
+        made.append(File(layout.ROOTS, generation.roots, owner="root:root"))
+    return made
 
 
 async def in_force(step: StepRun, current: str, generation: Generation) -> bool:
     """Tell whether the folder in force is just this generation, and all engines run."""
     if not current:
         return False
-    seen = await files.look(step, [f"{layout.CURRENT}/{name}" for name in generation.files])
-    if [state.digest for state in seen] != list(generation.digests.values()):
-        return False
-    states = await units.look(step, [engine.unit for engine in generation.engines])
-    return all(state.active == "active" and state.enabled for state in states)
+    seen, states = await asyncio.gather(
+        files.look(step, [f"{layout.CURRENT}/{name}" for name in generation.files]),
+        units.look(step, [engine.unit for engine in generation.engines]),
+    )
+    same = [state.digest for state in seen] == list(generation.digests.values())
+    return same and all(state.active == "active" and state.enabled for state in states)
 
 
 async def stage(step: StepRun, generation: Generation) -> str:
@@ -203,7 +221,7 @@ async def stage(step: StepRun, generation: Generation) -> str:
     """
     name = f"{stamp(utcnow())}-{generation.id}"
     folder = f"{layout.GENERATIONS}/{name}"
-    await directories.apply(step, [Directory(folder, 0o755, "root:root")])
+    await step.run(Command(("install", "-d", "-m", "0755", folder), sudo=True), log=False)
     await files.apply(
         step,
         [
@@ -222,8 +240,8 @@ async def stage(step: StepRun, generation: Generation) -> str:
 
 async def checked(host: HostAccess, folder: str, engines: Sequence[Engine]) -> None:
     """Let each engine check a generation's folder. Raises `CheckRefused` with the words of the first that refuses."""
-    for engine in engines:
-        done = await host.run(engine.check(folder), check=False, log=False, timeout=60)
+    runs = (host.run(engine.check(folder), check=False, log=False, timeout=60) for engine in engines)
+    for engine, done in zip(engines, await asyncio.gather(*runs), strict=True):
         if said := engine.refusal(done):
             raise CheckRefused(
                 f"{engine.name} refuses the configuration: {said}", host=host.host.name, file=folder,
@@ -242,8 +260,9 @@ async def switch(step: StepRun, folder: str, generation: Generation, *, restart:
 
 async def take(step: StepRun, engines: Sequence[Engine], *, restart: bool = False) -> None:
     """Have the engines take the generation in force; the last one is what visitors meet, and may need a restart."""
-    for engine in engines:
-        await units.act(step, units.Act.ENABLE, engine.unit)
+    for state in await units.look(step, [engine.unit for engine in engines]):
+        if not state.enabled:
+            await units.act(step, units.Act.ENABLE, state.name)
     for engine in engines:
         act = units.Act.RESTART if restart and engine is engines[-1] else units.Act.RELOAD
         await units.act(step, act, engine.unit, settle=0.3)
@@ -265,20 +284,20 @@ async def prune(step: StepRun) -> None:
     await step.run(Script(shell("prune"), (layout.ROOT, str(KEPT)), sudo=True), check=False, log=False)
 
 
-async def read_account(host: HostAccess, names: Sequence[str]) -> dict[str, Sensitive]:
+async def read_account(host: HostAccess, names: Iterable[str]) -> dict[str, Sensitive]:
     """Read the ACME account that an edge has, by path."""
     return {name: Sensitive((await host.get(name, sudo=True, limit=64 * 1024)).decode()) for name in names}
 
 
-async def give_account(step: StepRun, account: Mapping[str, Sensitive]) -> bool:
-    """Put the account there, so that this edge can answer for the others; tell whether it was another."""
-    if not account:
-        return False
+async def give_account(step: StepRun, account: Mapping[str, Sensitive], seen: Mapping[str, str]) -> None:
+    """Put the account there, so that this edge can answer for the others; `seen` are the sha256 of what it has."""
+    wanted = {path: hashlib.sha256(text.reveal().encode()).hexdigest() for path, text in account.items()}
+    if all(seen.get(path) == digest for path, digest in wanted.items()):
+        return
     own = f"{layout.USER}:{layout.USER}"
     folders: list[str] = []
     for path in account:
         parts = path.removeprefix(layout.STORE + "/").split("/")[:-1]
         folders += [f"{layout.STORE}/{'/'.join(parts[: count + 1])}" for count in range(len(parts))]
     await directories.apply(step, [Directory(path, 0o700, own) for path in dict.fromkeys(folders)])
-    wanted = [File(path, content, 0o600, own) for path, content in account.items()]
-    return bool(await files.apply(step, wanted, keep_previous=False))
+    await files.apply(step, [File(path, text, 0o600, own) for path, text in account.items()], keep_previous=False)

@@ -45,10 +45,10 @@ def completed(text: str) -> Completed:
 
 def test_the_look_at_an_edge():
     text = "current 20261123T000000Z-abc\nport 80 tcp 0.0.0.0 nginx\nport 443 udp [::]%eth0 \nclock 1000\nfree 123\n"
-    text += "account /x/u.key\ncaddy v2.6.2\nname o.test 192.0.2.9\nname o.test 2001:db8::9\nend\n"
+    text += "account ab12 /x/u.key\ncaddy v2.6.2\nname o.test 192.0.2.9\nname o.test 2001:db8::9\nend\n"
     seen = edgehost.parse_look("e", completed(text), sent=900.0, received=901.0)
     assert (seen.current, seen.free_kb, seen.caddy) == ("20261123T000000Z-abc", 123, "v2.6.2")
-    assert (seen.skew, seen.accounts) == (99.0, ("/x/u.key",))
+    assert (seen.skew, seen.accounts) == (99.0, {"/x/u.key": "ab12"})
     assert seen.names == {"o.test": {"192.0.2.9", "2001:db8::9"}}
     edge = Edge("e", 0, 0, "192.0.2.1")
     assert [fault.message for fault in edgehost.wrong(edge, seen)] == [
