@@ -67,7 +67,7 @@ async def kept(db: Any) -> tuple[FaultRow, ...]:
 
 async def tend(run: JobRun | ServiceRun, access: HostAccess, model: Model, edge: Edge) -> list[Fault]:
     """Look at one edge, keep what is wrong and give it. Raises the errors of its link."""
-    state = await edgehost.look(access)
+    state = await edgehost.look(access, caddy=True)
     subject = f"edge {edge.host}"
     found = [Fault(subject, "broken", fault.message, fault.hint or "") for fault in edgehost.wrong(edge, state)]
     if state.caddy:

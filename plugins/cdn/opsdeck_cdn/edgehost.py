@@ -77,8 +77,8 @@ class Listener:
 class EdgeState:
     """What an edge is now.
 
-    `accounts` maps ACME files to their sha256; `caddy` is the version of what lies there, "" for none; `names` gives
-    the addresses to which it finds the names it was asked for.
+    `accounts` maps ACME files to their sha256; `caddy` is the version of what lies there, "" for none or unasked;
+    `names` gives the addresses to which it finds the names it was asked for.
     """
 
     current: str = ""
@@ -119,10 +119,10 @@ def parse_look(host: str, done: Completed, *, sent: float, received: float) -> E
     return EdgeState(current, tuple(ports), skew, free, accounts, caddy, names)
 
 
-async def look(host: HostAccess, names: Sequence[str] = ()) -> EdgeState:
-    """Look at an edge, in one round trip; `names` are looked up there."""
+async def look(host: HostAccess, names: Sequence[str] = (), *, caddy: bool = False) -> EdgeState:
+    """Look at an edge, in one round trip; `names` are looked up there, and with `caddy` its version is asked for."""
     sent = time.time()
-    words = (layout.ROOT, layout.STORE, layout.CADDY, *names)
+    words = (layout.ROOT, layout.STORE, layout.CADDY if caddy else "", *names)
     done = await host.run(Script(shell("look_edge"), words, sudo=True), check=False, log=False, timeout=60)
     return parse_look(host.host.name, done, sent=sent, received=time.time())
 

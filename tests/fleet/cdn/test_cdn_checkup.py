@@ -142,8 +142,8 @@ async def test_a_certificate_that_ends_is_said_and_renewed(served: Any) -> None:
         assert f"cdn:certificate:{E3}" in keys
         await asyncio.sleep(SHORT * 0.2)
         assert [text for text in await said(cdn, subject) if f"has ended on {E3}" in text]
-        # What Caddy does every ten minutes by itself, it also does when it takes a configuration.
-        cdn.fleet.host(E3).execute(["systemctl", "reload", "opsdeck-cdn-front"])
+        # What Caddy does every ten minutes by itself, it also does when it starts.
+        cdn.fleet.host(E3).execute(["systemctl", "restart", "opsdeck-cdn-front"])
         for _ in range(60):
             if not [text for text in await said(cdn, subject) if E3 in text]:
                 break

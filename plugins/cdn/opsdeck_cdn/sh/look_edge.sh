@@ -1,4 +1,4 @@
-# Say what an edge is made of now. $1 the root, $2 the folder of Caddy's store, $3 Caddy; then names to look up.
+# Say what an edge is made of now. $1 the root, $2 the folder of Caddy's store, $3 Caddy or ""; then names to look up.
 set -u
 printf 'current %s\n' "$(readlink "$1/current" 2>/dev/null | sed 's|^generations/||')"
 ss -Hltunp 2>/dev/null | while read -r kind _ _ _ local _ users; do
