@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import random
+import threading
 from dataclasses import replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -253,3 +258,49 @@ async def test_an_edge_shares_its_ports_with_a_program_on_another_address(served
         host.execute(["ip", "address", "delete", f"{other}/32", "dev", "lo"])
         await cdn.good("edge", host=E3, bind=False)
         await cdn.good("deploy", edges=[E3])
+
+
+@pytest.mark.campaign
+async def test_a_name_without_a_certificate_changes_nothing(served: Any) -> None:
+    cdn = served
+    before = generations(cdn)
+    await cdn.good("site", name="lost", names=["lost.test"], origins=[cdn.origin.url])
+    try:
+        job, steps = await cdn.run("deploy", certificate_wait=3)
+        assert job.receipt["failed"] == 1
+        assert "see that lost.test leads to an edge in DNS" in steps[E1].error
+        assert (steps[E1].note, steps[E2].state) == ("went back", "skipped")
+        assert generations(cdn) == before
+        assert (await cdn.get(E1, "/page")).status == 200
+    finally:
+        await cdn.good("remove_site", name="lost")
+
+
+@pytest.mark.campaign
+async def test_a_caddy_that_does_not_run_is_taken_back(served: Any, tmp_path: Path) -> None:
+    cdn = served
+    before = generations(cdn)
+    # It passes its own check, and then does not start.
+    program = b"#!/bin/sh\ncase $1 in validate) exit 0;; version) echo v2.99.0;; *) exit 7;; esac\n"
+    (tmp_path / "caddy").write_bytes(program)
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    source = f"http://127.0.0.1:{server.server_port}/caddy"
+    await cdn.good(
+        "setup", caddy_version="2.99.0", caddy_source=source, caddy_sha256=hashlib.sha256(program).hexdigest()
+    )
+    try:
+        job, steps = await cdn.run("deploy")
+        assert job.receipt["failed"] == 1
+        assert "opsdeck-cdn-front.service is" in steps[E1].error
+        assert steps[E1].note == "went back"
+        assert generations(cdn) == before
+        for name in EDGES:
+            current = cdn.fleet.host(name).execute(["readlink", "/opt/opsdeck/artefacts/caddy/current"])
+            assert "2.99.0" not in current
+            assert (await cdn.get(name, "/page")).status == 200
+    finally:
+        server.shutdown()
+        await cdn.good("setup", caddy_source="")
+    await cdn.good("deploy")
