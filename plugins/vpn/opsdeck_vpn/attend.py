@@ -13,7 +13,7 @@ from collections.abc import Callable
 from opsdeck.api import HostAccess, NotFound, OpsDeckError, Refused, Unavailable, utcnow
 from opsdeck_vpn import management as wire
 from opsdeck_vpn import socks, tunnels
-from opsdeck_vpn.models import Kind, State, Tunnel
+from opsdeck_vpn.models import Kind, Otp, State, Tunnel
 from opsdeck_vpn.render.gateway import SOCKS_USER
 
 TICK = 1.0
@@ -160,6 +160,7 @@ class Attendance:
             values = {
                 "challenge": talk.challenge,
                 "ticket": talk.ticket,
+                "otp": Otp.ASK if talk.ticket and self._tunnel.otp == Otp.NONE else self._tunnel.otp,
                 "local": talk.local,
                 "received": talk.received,
                 "sent": talk.sent,

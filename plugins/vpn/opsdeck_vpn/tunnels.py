@@ -135,6 +135,7 @@ async def open_keys(run: Opens, tunnel: Tunnel) -> Keys:
         management_password=management_password(socks),
         socks_password=socks,
         locked=bool(tunnel.key_secret),
+        coded=tunnel.otp != Otp.NONE,
         mtu=tunnel.mtu,
     )
     password = await run.secret(tunnel.password_secret) if tunnel.password_secret else Sensitive("")

@@ -161,7 +161,7 @@ async def test_a_code_is_asked_for_and_a_stale_one_never_hammers(office: Office,
 
 @pytest.mark.campaign
 async def test_a_server_that_asks_back_is_answered_and_a_rekey_asks_nothing(office: Office, gateway: Gateway) -> None:
-    office.open(login=True, extra="hand-window 4\nreneg-sec 9")
+    office.open(login=True, extra="auth-gen-token 3600 60\nhand-window 8\nreneg-sec 9")
     office.codes("424242")
     office.asks_back()
     tunnel = await gateway.take_in(
@@ -183,6 +183,10 @@ async def test_a_server_that_asks_back_is_answered_and_a_rekey_asks_nothing(offi
         assert row.state == "up"
         assert len(office.tried) == 4
         assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
+        office.sh("systemctl stop office-vpn; systemctl reset-failed office-vpn 2>/dev/null; true")
+        office.serve()  # it knows no token any more
+        await gateway.comes("office", lambda row: row.state == "wait_otp", 60)
+        assert office.tried[4:] == ["right-one"], "the code of the last time was sent again"
 
 
 @pytest.mark.campaign

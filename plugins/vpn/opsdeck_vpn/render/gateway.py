@@ -35,6 +35,8 @@ class Gateway:
     socks_password: Sensitive
     locked: bool = False
     """Whether the profile's private key has a passphrase."""
+    coded: bool = False
+    """Whether logging in takes a one-time code."""
     mtu: int = 0
 
     @property
@@ -96,6 +98,9 @@ def client_conf(gateway: Gateway, control: str = "127.0.0.1") -> str:
         lines.append("mssfix 1250 mtu")
     if gateway.login:
         lines.append("auth-user-pass")
+    if gateway.coded:
+        # Without its token it would send the code of the last time again, instead of asking for a new one.
+        lines.append("auth-nocache")
     if gateway.asked:
         lines += ["management-hold", "management-query-passwords"]
     return "\n".join([*lines, "", profile])

@@ -8,6 +8,7 @@ from jinja2_fragments.litestar import HTMXBlockTemplate
 from litestar.plugins.htmx import HTMXRequest
 
 from opsdeck.api import Refused, Role
+from opsdeck.api import page as answer
 from opsdeck_vpn.models import State
 
 DOTS = {
@@ -24,16 +25,9 @@ DOTS = {
 def page(
     request: HTMXRequest, template: str, block: str | None = None, status: int = 200, **context: Any
 ) -> HTMXBlockTemplate:
-    """Answer with a page, or with its block alone when htmx asks for a part of it."""
-    part = bool(request.htmx) and not request.htmx.boosted and not request.htmx.history_restore_request
-    return HTMXBlockTemplate(
-        template_name=f"vpn/{template}",
-        block_name=block if part else None,
-        context={"dots": {state.value: dot for state, dot in DOTS.items()}, **context},
-        headers={"Vary": "HX-Request"},
-        status_code=status,
-        media_type="text/html",
-    )
+    """Answer with a page of this plugin; its templates know the dots of states."""
+    dots = {state.value: dot for state, dot in DOTS.items()}
+    return answer(request, f"vpn/{template}", block, status=status, dots=dots, **context)
 
 
 def may_change(visitor: Any) -> None:
