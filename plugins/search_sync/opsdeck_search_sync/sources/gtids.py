@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+NOTHING = "00000000-0000-0000-0000-000000000000:1"
+"""A set of MySQL that has no transaction of any server: the reader takes an empty one for "from now on"."""
+
+
+class Beginning(str):
+    """A position of MariaDB which is one even when it is empty: the reader takes an empty text for "from now on"."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return True
+
+
+def tagged(position: str) -> bool:
+    """Tell whether a set of MySQL has tags, as `server:tag:1-5`."""
+    return any(not part[:1].isdigit() for one in position.split(",") for part in one.strip().split(":")[1:])
+
 
 def _maria(position: str) -> dict[str, tuple[str, int]]:
     found = {}

@@ -42,6 +42,14 @@ KNOWN = (
     binlog.MariadbGtidEvent, binlog.MariadbGtidListEvent, rows_of.TableMapEvent,
 )  # fmt: skip
 ROWS = (rows_of.WriteRowsEvent, rows_of.UpdateRowsEvent, rows_of.DeleteRowsEvent)
+UNREAD = {
+    38: ("an XA transaction", "take the table out of XA transactions"),
+    39: ("a part of a JSON value", "SET PERSIST binlog_row_value_options = ''; in every session too"),
+    40: ("a compressed transaction", "SET PERSIST binlog_transaction_compression = OFF; in every session too"),
+    42: ("a transaction with a tagged GTID", "write with GTID_NEXT = 'AUTOMATIC', without a tag"),
+    **dict.fromkeys(range(165, 172), ("a compressed event", "SET GLOBAL log_bin_compress = OFF; in every session too")),
+}
+"""Kinds of events that are not read: what they hold, and how to do without. Source: both servers' code."""
 
 
 class MysqlReader:
@@ -128,6 +136,15 @@ class MysqlReader:
                 field="table",
                 hint="write it as table or database.table, and see that the user may look at it",
             )
+        if self._maria:  # its JSON is a long text with a check
+            valid = await self._ask(
+                "SELECT constraint_name FROM information_schema.check_constraints WHERE constraint_schema = %s"
+                " AND table_name = %s AND check_clause = concat('json_valid(`', constraint_name, '`)')",
+                self._schema,
+                self._table,
+            )
+            texts = {str(name) for (name,) in valid}
+            found = [(*row[:1], "json", *row[2:]) if row[0] in texts else row for row in found]
         self._decoders = {
             str(name): mysqlvalues.decoder(str(type_).lower(), str(definition), int(width) if width else None)
             for name, type_, definition, width, _key, _made in found
@@ -154,6 +171,8 @@ class MysqlReader:
                 if name in {"log_bin", "gtid_mode"}:
                     sql = f"-- in my.cnf, then restart: {name} = {value}"
                 found.append(Finding(f"{name} is {there or 'empty'}; it must be {value or 'empty'}.", True, sql))
+        if not self._maria and gtids.tagged(await self.begin()):
+            found.append(Finding("the server has transactions with tagged GTIDs, which are not read here.", True))
         columns = await self.columns()
         for column in columns:
             used = self._needed is None or column.name in self._needed
@@ -367,7 +386,7 @@ class _Tail:
                 connection_settings={**self._settings, "read_timeout": int(SILENCE)},
                 server_id=self._server_id,
                 blocking=True,
-                auto_position=self._position,
+                auto_position=gtids.Beginning(self._position) if self._maria else self._position or gtids.NOTHING,
                 is_mariadb=self._maria,
                 filter_non_implemented_events=False,
                 ignored_events=[],
@@ -403,6 +422,8 @@ class _Tail:
                 standalone = isinstance(event, binlog.MariadbGtidEvent) and event.flags & 1
             elif isinstance(event, ROWS):
                 if (event.schema, event.table) == self._table:
+                    if isinstance(event, rows_of.PartialUpdateRowsEvent):
+                        raise _unread(39)
                     changes.extend(self._rows(event))
                     size += event.event_size if hasattr(event, "event_size") else 200 * len(event.rows)
                     if len(changes) >= PART_CHANGES:
@@ -421,12 +442,7 @@ class _Tail:
                     yield self._done(gtid, changes, size, committed)
                     changes, size = [], 0
             elif not isinstance(event, KNOWN):
-                kind = getattr(event, "event_type", None) or type(event).__name__
-                raise Refused(
-                    f"the log holds an event of the kind {kind}, which is not known here (a compressed transaction,"
-                    " or something newer); nothing after it was taken over.",
-                    hint="run at the source: SET GLOBAL log_bin_compress = OFF; then rebuild",
-                )
+                raise _unread(event.event_type)
 
     def _done(self, gtid: str, changes: list[Change], size: int, committed: datetime | None) -> Part:
         if gtid:
@@ -488,6 +504,15 @@ class _Tail:
                 f"the table {'.'.join(self._table)} was altered at the source.",
                 hint="see that the mapping still fits, then rebuild; the index stays as it is until then",
             )
+
+
+def _unread(kind: int) -> Refused:
+    """Say that an event is not read: nothing after it is taken over."""
+    what, fix = UNREAD.get(kind, ("something that is not known here", "report it"))
+    return Refused(
+        f"the log holds an event of the kind {kind}: {what}; nothing after it was taken over.",
+        hint=f"run at the source: {fix}; then rebuild" if kind in UNREAD else fix,
+    )
 
 
 def _names(text: str, schema: str, table: tuple[str, str]) -> bool:
