@@ -42,6 +42,8 @@ KNOWN = (
     binlog.MariadbGtidEvent, binlog.MariadbGtidListEvent, rows_of.TableMapEvent,
 )  # fmt: skip
 ROWS = (rows_of.WriteRowsEvent, rows_of.UpdateRowsEvent, rows_of.DeleteRowsEvent)
+XA_FLAGS = 32 | 64
+"""Of a GTID event of MariaDB: a prepared transaction, and the end of one."""
 UNREAD = {
     38: ("an XA transaction", "take the table out of XA transactions"),
     39: ("a part of a JSON value", "SET PERSIST binlog_row_value_options = ''; in every session too"),
@@ -417,6 +419,8 @@ class _Tail:
         committed: datetime | None = None
         for event in stream:
             if isinstance(event, binlog.GtidEvent | binlog.MariadbGtidEvent):
+                if isinstance(event, binlog.MariadbGtidEvent) and event.flags & XA_FLAGS:
+                    raise _unread(38)
                 gtid, committed = event.gtid, datetime.fromtimestamp(event.timestamp, UTC)
                 changes, size = [], 0
                 standalone = isinstance(event, binlog.MariadbGtidEvent) and event.flags & 1
@@ -437,6 +441,8 @@ class _Tail:
                 word = query.strip().upper()
                 if word == "BEGIN" or word.startswith("SAVEPOINT"):
                     continue
+                if word.startswith("XA "):
+                    raise _unread(38)
                 changes.extend(self._statement(query, event.schema))
                 if word in {"COMMIT", "ROLLBACK"} or not self._maria or standalone:
                     yield self._done(gtid, changes, size, committed)
@@ -461,9 +467,9 @@ class _Tail:
 
     def _row(self, values: dict[str, Any], why_none: dict[str, str]) -> Row:
         made: dict[str, Any] = {}
+        unnamed = str(next(iter(values), "")).startswith("UNKNOWN_COL")
         for name in self._needed if self._needed is not None else values:
-            if name not in values:
-                unnamed = any(str(one).startswith("UNKNOWN_COL") for one in values)
+            if name not in values or unnamed:
                 raise Refused(
                     f"the log does not name the column {name!r}: "
                     + ("binlog_row_metadata is not FULL there." if unnamed else "the table was changed."),
