@@ -33,6 +33,7 @@ from opsdeck_search_sync.sources.place import Place
 PART_CHANGES, WAITING = 500, 8
 """Changes in one part, and parts that wait between the thread and the loop."""
 HEARTBEAT, SILENCE = 5.0, 30.0
+LEAST_WINDOW = 24 * 3600
 CHUNK_FIRST, CHUNK_MOST, CHUNK_GOAL = 500, 20_000, 0.25
 
 KNOWN = (
@@ -173,6 +174,10 @@ class MysqlReader:
                 if name in {"log_bin", "gtid_mode"}:
                     sql = f"-- in my.cnf, then restart: {name} = {value}"
                 found.append(Finding(f"{name} is {there or 'empty'}; it must be {value or 'empty'}.", True, sql))
+        expires = int(await self._variable("binlog_expire_logs_seconds") or 0)
+        if 0 < expires < LEAST_WINDOW:
+            kept = f"the log is kept for {expires / 3600:.1f} h; a sync that stands still for longer needs a rebuild."
+            found.append(Finding(kept, False, f"SET GLOBAL binlog_expire_logs_seconds = {7 * LEAST_WINDOW};"))
         if not self._maria and gtids.tagged(await self.begin()):
             found.append(Finding("the server has transactions with tagged GTIDs, which are not read here.", True))
         columns = await self.columns()
@@ -303,22 +308,25 @@ class MysqlReader:
 
     async def head(self, position: str) -> Head:
         """Give where the log ends now. Raises `LogLost` when it no longer reaches back to `position`."""
+        where = "gtid_binlog_pos" if self._maria else "gtid_executed"
+        ((now, expires),) = await self._ask(f"SELECT @@GLOBAL.{where}, @@GLOBAL.binlog_expire_logs_seconds")
+        now = str(now).replace("\n", "")
         if self._maria:
-            now = str((await self._ask("SELECT @@GLOBAL.gtid_binlog_pos"))[0][0])
-            if not gtids.maria_covers(now, position):
-                raise LogLost(
-                    f"the server is behind us ({now} against {position}): it was restored.", hint="rebuild the sync"
-                )
-            return Head(now)
-        now = str((await self._ask("SELECT @@GLOBAL.gtid_executed"))[0][0]).replace("\n", "")
-        ((kept, known),) = await self._ask(
-            "SELECT GTID_SUBSET(@@GLOBAL.gtid_purged, %s), GTID_SUBSET(%s, @@GLOBAL.gtid_executed)", position, position
-        )
+            kept, known = True, gtids.maria_covers(now, position)
+        else:
+            ((kept, known),) = await self._ask(
+                "SELECT GTID_SUBSET(@@GLOBAL.gtid_purged, %s), GTID_SUBSET(%s, @@GLOBAL.gtid_executed)",
+                position,
+                position,
+            )
         if not kept:
             raise LogLost("the server purged binary logs that were not read yet.", hint="rebuild the sync")
         if not known:
-            raise LogLost("the server is behind us: it was restored or failed over.", hint="rebuild the sync")
-        return Head(now)
+            raise LogLost(
+                f"the server is behind us ({now} against {position}): it was restored or failed over.",
+                hint="rebuild the sync",
+            )
+        return Head(now, window_seconds=int(expires) or None)
 
     def reached(self, position: str, goal: str) -> bool:
         """Compare two positions."""
