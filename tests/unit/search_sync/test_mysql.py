@@ -116,7 +116,7 @@ async def test_a_tagged_transaction_is_named(shop: Any, reader: MysqlReader) -> 
 
 async def test_a_prepared_transaction_is_never_read_half(shop: Any, reader: MysqlReader) -> None:
     position = await reader.begin()
-    insert = "INSERT INTO item (id, title, price) VALUES (1, 't', 1)"
+    insert = "INSERT INTO item (id, title, price) VALUES " + ", ".join(f"({id_}, 't', 1)" for id_ in range(2000))
     for text in ("XA START 'a'", insert, "XA END 'a'", "XA PREPARE 'a'", "XA COMMIT 'a'"):
         shop.sql(text)
     with pytest.raises(OpsDeckError, match="XA"):
@@ -144,6 +144,7 @@ async def test_an_empty_position_is_the_beginning_and_not_now(shop: Any, reader:
     position = await reader.begin()
     assert position == ""
     shop.put(7)
+    shop.sql("FLUSH BINARY LOGS")
     change = await first(reader, position)
     assert isinstance(change, Put) and change.row["id"] == 7
 

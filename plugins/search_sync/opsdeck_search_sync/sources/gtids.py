@@ -3,16 +3,7 @@
 from __future__ import annotations
 
 NOTHING = "00000000-0000-0000-0000-000000000000:1"
-"""A set of MySQL that has no transaction of any server: the reader takes an empty one for "from now on"."""
-
-
-class Beginning(str):
-    """A position of MariaDB which is one even when it is empty: the reader takes an empty text for "from now on"."""
-
-    __slots__ = ()
-
-    def __bool__(self) -> bool:
-        return True
+"""A set of MySQL that has no transaction of any server: the library takes an empty one for "from now on"."""
 
 
 def tagged(position: str) -> bool:

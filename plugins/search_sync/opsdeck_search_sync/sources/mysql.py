@@ -396,7 +396,7 @@ class _Tail:
                 connection_settings={**self._settings, "read_timeout": int(SILENCE)},
                 server_id=self._server_id,
                 blocking=True,
-                auto_position=gtids.Beginning(self._position) if self._maria else self._position or gtids.NOTHING,
+                auto_position=self._position if self._maria else self._position or gtids.NOTHING,
                 is_mariadb=self._maria,
                 filter_non_implemented_events=False,
                 ignored_events=[],
