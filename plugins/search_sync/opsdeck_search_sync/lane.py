@@ -64,7 +64,7 @@ class Lane:
         self._pulse = Pulse()
         self._doubts = Doubts(client, index, f"{generation.sync}:{generation.number}", self._pulse)
         if generation.phase != Phase.NEW and not quiet:
-            self._doubts.earlier(GONE - (utcnow() - generation.moved).total_seconds())
+            self._doubts.earlier(min(GONE, GONE - (utcnow() - generation.moved).total_seconds()))
 
     @property
     def in_doubt(self) -> bool:

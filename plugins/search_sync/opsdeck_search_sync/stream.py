@@ -99,7 +99,8 @@ class Stream:
         """Start what should run and does not; swap what is ready; remove what is retired."""
         live, building = self._whole.live, self._whole.building
         if building is not None and building.phase == Phase.SWAPPING:
-            await self._finish_swap(live, building, wait=GONE - (utcnow() - building.moved).total_seconds())
+            wait = min(GONE, GONE - (utcnow() - building.moved).total_seconds())
+            await self._finish_swap(live, building, wait=wait)
             return
         for generation in (live, building):
             if generation is not None and generation.id not in self._work and generation.id not in self._held:
