@@ -62,7 +62,7 @@ def test_the_first_page_teaches_the_first_step(admin: Any) -> None:
     admin.goto("/p/search_sync/")
     admin.get_by_role("link", name="Add a source").first.click()
     admin.wait_for_url("**/actions/search_sync/save_source")
-    assert admin.locator("select[name=kind] option").all_inner_texts() == ["postgres", "mariadb"]
+    assert admin.locator("select[name=kind] option").all_inner_texts() == ["postgres", "mariadb", "mysql", "mongodb"]
 
 
 def test_the_list_leads_to_a_sync(admin: Any, syncs: None) -> None:

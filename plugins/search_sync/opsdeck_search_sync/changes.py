@@ -99,8 +99,8 @@ class Head:
     position: str
     retained_bytes: int | None = None
     behind_bytes: int | None = None
-    left_seconds: int | None = None
-    """How long it takes until the source forgets our place in its log, if it goes on as now."""
+    window_seconds: int | None = None
+    """For how long the source keeps its log; None where it keeps it for us, or for ever."""
 
 
 class LogLost(OpsDeckError):

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 
 from opsdeck_search_sync.meilisearch import Meilisearch
+from opsdeck_search_sync.pulse import Pulse
 
 LOOK = 1.0
 """Seconds between two looks."""
@@ -29,8 +30,9 @@ class _Doubt:
 class Doubts:
     """What one life of a generation, from its start to its end, does not know to have arrived."""
 
-    def __init__(self, client: Meilisearch, index: str, owner: str) -> None:
+    def __init__(self, client: Meilisearch, index: str, owner: str, pulse: Pulse | None = None) -> None:
         self._client, self._index, self._owner = client, index, owner
+        self._pulse = pulse
         self.life = secrets.token_hex(4)
         self._sent = 0
         self._doubts: dict[str, _Doubt] = {}
@@ -47,7 +49,9 @@ class Doubts:
         return bool(self._doubts) or self._before > now
 
     def mark(self) -> str:
-        """Give the mark of one more request."""
+        """Give the mark of one more request, which may be sent now. Raises `Unavailable` after a standstill."""
+        if self._pulse is not None:
+            self._pulse.check()
         self._sent += 1
         return f"{self._owner}:{self.life}:{self._sent}"
 

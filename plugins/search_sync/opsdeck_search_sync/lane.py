@@ -18,6 +18,7 @@ from opsdeck_search_sync.mapping import Mapper, MappingRules
 from opsdeck_search_sync.meilisearch import GONE, Meilisearch, Problem
 from opsdeck_search_sync.models import DeadLetter, Generation, Phase
 from opsdeck_search_sync.pipeline import Id, Limits, Op, Pipeline, Verb
+from opsdeck_search_sync.pulse import Pulse
 
 if TYPE_CHECKING:
     from opsdeck.api import Database
@@ -60,9 +61,10 @@ class Lane:
         self.caught_up = asyncio.Event()
         self.lag: float | None = None
         self._keeping = asyncio.Lock()
-        self._doubts = Doubts(client, index, f"{generation.sync}:{generation.number}")
+        self._pulse = Pulse()
+        self._doubts = Doubts(client, index, f"{generation.sync}:{generation.number}", self._pulse)
         if generation.phase != Phase.NEW and not quiet:
-            self._doubts.earlier(GONE - (utcnow() - generation.moved).total_seconds())
+            self._doubts.earlier(min(GONE, GONE - (utcnow() - generation.moved).total_seconds()))
 
     @property
     def in_doubt(self) -> bool:
@@ -91,6 +93,9 @@ class Lane:
 
     async def run(self) -> None:
         """Bring the generation from where it is to following, and follow."""
+        await beside(self._run, self._pulse.run)
+
+    async def _run(self) -> None:
         self._mapper = Mapper(self._rules, await self.reader.columns())
         self._dead = {
             letter.document for letter in await ledger.dead(self._db, self.generation.sync, self.generation.number)

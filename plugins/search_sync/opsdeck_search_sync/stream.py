@@ -99,7 +99,8 @@ class Stream:
         """Start what should run and does not; swap what is ready; remove what is retired."""
         live, building = self._whole.live, self._whole.building
         if building is not None and building.phase == Phase.SWAPPING:
-            await self._finish_swap(live, building, wait=GONE - (utcnow() - building.moved).total_seconds())
+            wait = min(GONE, GONE - (utcnow() - building.moved).total_seconds())
+            await self._finish_swap(live, building, wait=wait)
             return
         for generation in (live, building):
             if generation is not None and generation.id not in self._work and generation.id not in self._held:
@@ -169,15 +170,16 @@ class Stream:
         )
 
     async def _swap(self, live: Generation | None, building: Generation) -> None:
-        """Halt the live generation, let the new one reach where the log ends now, swap, go on with the new one."""
+        """Halt the live generation, let the new one reach where that came to, swap, go on with the new one."""
         assert building.id is not None  # noqa: S101 - read from the database
-        new = self._work[building.id]
+        new, goal = self._work[building.id], live.position if live is not None else None
         if live is not None and (old := self._work.pop(live.id or 0, None)) is not None:
             old.lane.halt()
             await self._ended(old)
             if old.lane.in_doubt:
                 return  # a late write to the index would hit the new content: it starts again, and the swap waits
-        new.lane.halt((await new.lane.reader.head(new.lane.position)).position)
+            goal = old.lane.position
+        new.lane.halt(goal)
         del self._work[building.id]
         await self._ended(new)
         if new.lane.in_doubt:

@@ -10,9 +10,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from opsdeck_search_sync import reaching
+from opsdeck_search_sync import pulse, reaching
 from opsdeck_search_sync.doubts import Doubts
+from opsdeck_search_sync.lane import beside
 from opsdeck_search_sync.meilisearch import Meilisearch
+from opsdeck_search_sync.pipeline import Limits, Op, Pipeline, Verb
+
+from opsdeck.api import Unavailable
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -151,3 +155,31 @@ async def test_other_peoples_tasks_are_none_of_ours(client: Meilisearch, meili: 
     uid = await client.documents("it", [b'{"id": 1}'], merge=False, mark="items:1:other:9")
     doubts._looked = 0.0
     assert await doubts.look() == uid
+
+
+async def test_a_process_that_stood_still_writes_nothing_more(
+    client: Meilisearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await client.done(await client.create("it", "id"))
+    beating = pulse.Pulse()
+    doubts = Doubts(client, "it", "items:1", beating)
+    written: Pipeline[int] = Pipeline(
+        client, "it", on_mark=nothing, on_dead=nothing, doubts=doubts, limits=Limits(patience=0.2)
+    )
+    newest = await client.newest_task()
+    now = pulse._now
+    monkeypatch.setattr(pulse, "_now", lambda: now() + 3600)
+
+    async def work() -> None:
+        await written.put([(1, Op(Verb.REPLACE, {"id": 1}))], 1)
+        await written.drain()
+
+    with pytest.raises(Unavailable, match="stood still"):
+        await beside(work, written.run)
+    assert await client.newest_task() == newest
+    with pytest.raises(Unavailable, match="stood still"):
+        beating.check()
+
+
+async def nothing(*_given: Any) -> None:
+    """Hear of a mark."""

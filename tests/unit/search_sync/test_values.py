@@ -60,12 +60,39 @@ MARIA_COLUMNS = {
     "a_bits": ("bit(10)", "b'1010101010'", 682),
     "a_enum": ("enum('small','l''arge')", "'l''arge'", "l'arge"),
     "a_set": ("set('x','y','z')", "'z,x'", ["x", "z"]),
+    "a_zero": ("date", "'0000-00-00'", None),
+    "a_moment": ("datetime", "'0000-00-00 00:00:00'", None),
+    "a_place": ("point", "ST_GeomFromText('POINT(13.4 52.5)')", {"lat": 52.5, "lng": 13.4}),
+    "a_line": ("geometry", "ST_GeomFromText('LINESTRING(0 1,2 3)')",
+               {"type": "LineString", "coordinates": [[0.0, 1.0], [2.0, 3.0]]}),
+    "a_area": ("polygon", "ST_GeomFromText('POLYGON((0 0,0 1,1 1,0 0))')",
+               {"type": "Polygon", "coordinates": [[[0.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]]}),
+    "a_json": ("json", """'{"a": [1, 2.5, null], "é": "x"}'""", {"a": [1, 2.5, None], "é": "x"}),
     "a_null": ("text", "NULL", None),
-}
+}  # fmt: skip
+
+ONLY_MARIA = {
+    "a_uuid": ("uuid", "'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11'", "a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11"),
+    "a_timed": ("uuid", "'c232ab00-9414-11ec-b3c8-9f6bdeced846'", "c232ab00-9414-11ec-b3c8-9f6bdeced846"),
+    "a_sorted": ("uuid", "'017f22e2-79b0-7cc3-98c4-dc0c0c07398f'", "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"),
+    "a_four": ("inet4", "'192.0.2.7'", "192.0.2.7"),
+    "a_six": ("inet6", "'2001:db8::1'", "2001:db8::1"),
+}  # fmt: skip
+
+ONLY_MYSQL = {
+    "a_earth": ("point SRID 4326", "ST_GeomFromText('POINT(52.5 13.4)', 4326)", {"lat": 52.5, "lng": 13.4}),
+    "a_deep": ("json", "JSON_OBJECT('n', 18446744073709551615, 'd', CAST(1.5 AS DECIMAL(3,1)), 't', true,"
+               " 'dt', CAST('2024-02-29 01:02:03.5' AS DATETIME(1)), 'ti', CAST('01:02:03' AS TIME))",
+               {"n": "18446744073709551615", "d": 1.5, "t": True, "dt": "2024-02-29 01:02:03.500000",
+                "ti": "01:02:03.000000"}),
+}  # fmt: skip
 
 
 async def test_copy_and_stream_give_the_same(bench: Any) -> None:
-    columns = PG_COLUMNS if bench.shop.kind == "postgres" else MARIA_COLUMNS
+    mine = {"postgres": PG_COLUMNS, "mariadb": ONLY_MARIA, "mysql": ONLY_MYSQL}[bench.shop.kind]
+    columns = mine if bench.shop.kind == "postgres" else MARIA_COLUMNS | mine
+    if bench.shop.kind == "mysql":
+        bench.shop.sql("SET sql_mode = ''")
     kinds = ", ".join(f"{name} {kind}" for name, (kind, _given, _made) in columns.items())
     given = ", ".join(value for _kind, value, _made in columns.values())
     bench.shop.sql(f"CREATE TABLE kinds (id int PRIMARY KEY, {kinds})")

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+NOTHING = "00000000-0000-0000-0000-000000000000:1"
+"""A set of MySQL that has no transaction of any server: the library takes an empty one for "from now on"."""
+
+
+def tagged(position: str) -> bool:
+    """Tell whether a set of MySQL has tags, as `server:tag:1-5`."""
+    return any(not part[:1].isdigit() for one in position.split(",") for part in one.strip().split(":")[1:])
+
 
 def _maria(position: str) -> dict[str, tuple[str, int]]:
     found = {}

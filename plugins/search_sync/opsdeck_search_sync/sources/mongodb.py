@@ -292,7 +292,7 @@ class MongoReader:
         """Nothing to say: the server keeps its log by its own rules."""
 
     async def head(self, position: str) -> Head:
-        """Give where the log ends now, and how long our place in it lasts. Raises `LogLost` when it lies beyond."""
+        """Give where the log ends now, and for how long it is kept. Raises `LogLost` when it lies beyond."""
         now = await self._now()
         if not self.reached(now, position):
             raise LogLost(
@@ -300,11 +300,10 @@ class MongoReader:
                 hint="resume if it only had to catch up; else rebuild the sync",
             )
         try:
-            oldest, _newest = await self._ends()
+            oldest, newest = await self._ends()
         except Refused:
             return Head(now)
-        place = _seconds(again(position))
-        return Head(now, left_seconds=None if place is None else max(0, place - oldest))
+        return Head(now, window_seconds=newest - oldest)
 
     def reached(self, position: str, goal: str) -> bool:
         """Compare two positions."""
@@ -326,11 +325,3 @@ def _moment(event: Mapping[str, Any]) -> datetime | None:
         return datetime.fromtimestamp(int(wall) / 1000, UTC)
     clock = event.get("clusterTime")
     return datetime.fromtimestamp(clock.time, UTC) if isinstance(clock, Timestamp) else None
-
-
-def _seconds(token: Mapping[str, Any]) -> int | None:
-    """Read the time out of a token; None where it is written in another way."""
-    data = token.get("_data")
-    if not isinstance(data, str) or not data.startswith("82") or len(data) < 18:
-        return None
-    return int(data[2:10], 16)

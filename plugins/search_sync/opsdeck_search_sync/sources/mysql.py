@@ -33,6 +33,7 @@ from opsdeck_search_sync.sources.place import Place
 PART_CHANGES, WAITING = 500, 8
 """Changes in one part, and parts that wait between the thread and the loop."""
 HEARTBEAT, SILENCE = 5.0, 30.0
+LEAST_WINDOW = 24 * 3600
 CHUNK_FIRST, CHUNK_MOST, CHUNK_GOAL = 500, 20_000, 0.25
 
 KNOWN = (
@@ -42,6 +43,16 @@ KNOWN = (
     binlog.MariadbGtidEvent, binlog.MariadbGtidListEvent, rows_of.TableMapEvent,
 )  # fmt: skip
 ROWS = (rows_of.WriteRowsEvent, rows_of.UpdateRowsEvent, rows_of.DeleteRowsEvent)
+XA_FLAGS = 32 | 64
+"""Of a GTID event of MariaDB: a prepared transaction, and the end of one."""
+UNREAD = {
+    38: ("an XA transaction", "take the table out of XA transactions"),
+    39: ("a part of a JSON value", "SET PERSIST binlog_row_value_options = ''; in every session too"),
+    40: ("a compressed transaction", "SET PERSIST binlog_transaction_compression = OFF; in every session too"),
+    42: ("a transaction with a tagged GTID", "write with GTID_NEXT = 'AUTOMATIC', without a tag"),
+    **dict.fromkeys(range(165, 172), ("a compressed event", "SET GLOBAL log_bin_compress = OFF; in every session too")),
+}
+"""Kinds of events that are not read: what they hold, and how to do without. Source: both servers' code."""
 
 
 class MysqlReader:
@@ -128,6 +139,15 @@ class MysqlReader:
                 field="table",
                 hint="write it as table or database.table, and see that the user may look at it",
             )
+        if self._maria:  # its JSON is a long text with a check
+            valid = await self._ask(
+                "SELECT constraint_name FROM information_schema.check_constraints WHERE constraint_schema = %s"
+                " AND table_name = %s AND check_clause = concat('json_valid(`', constraint_name, '`)')",
+                self._schema,
+                self._table,
+            )
+            texts = {str(name) for (name,) in valid}
+            found = [(*row[:1], "json", *row[2:]) if row[0] in texts else row for row in found]
         self._decoders = {
             str(name): mysqlvalues.decoder(str(type_).lower(), str(definition), int(width) if width else None)
             for name, type_, definition, width, _key, _made in found
@@ -154,6 +174,12 @@ class MysqlReader:
                 if name in {"log_bin", "gtid_mode"}:
                     sql = f"-- in my.cnf, then restart: {name} = {value}"
                 found.append(Finding(f"{name} is {there or 'empty'}; it must be {value or 'empty'}.", True, sql))
+        expires = int(await self._variable("binlog_expire_logs_seconds") or 0)
+        if 0 < expires < LEAST_WINDOW:
+            kept = f"the log is kept for {expires / 3600:.1f} h; a sync that stands still for longer needs a rebuild."
+            found.append(Finding(kept, False, f"SET GLOBAL binlog_expire_logs_seconds = {7 * LEAST_WINDOW};"))
+        if not self._maria and gtids.tagged(await self.begin()):
+            found.append(Finding("the server has transactions with tagged GTIDs, which are not read here.", True))
         columns = await self.columns()
         for column in columns:
             used = self._needed is None or column.name in self._needed
@@ -282,22 +308,25 @@ class MysqlReader:
 
     async def head(self, position: str) -> Head:
         """Give where the log ends now. Raises `LogLost` when it no longer reaches back to `position`."""
+        where = "gtid_binlog_pos" if self._maria else "gtid_executed"
+        ((now, expires),) = await self._ask(f"SELECT @@GLOBAL.{where}, @@GLOBAL.binlog_expire_logs_seconds")
+        now = str(now).replace("\n", "")
         if self._maria:
-            now = str((await self._ask("SELECT @@GLOBAL.gtid_binlog_pos"))[0][0])
-            if not gtids.maria_covers(now, position):
-                raise LogLost(
-                    f"the server is behind us ({now} against {position}): it was restored.", hint="rebuild the sync"
-                )
-            return Head(now)
-        now = str((await self._ask("SELECT @@GLOBAL.gtid_executed"))[0][0]).replace("\n", "")
-        ((kept, known),) = await self._ask(
-            "SELECT GTID_SUBSET(@@GLOBAL.gtid_purged, %s), GTID_SUBSET(%s, @@GLOBAL.gtid_executed)", position, position
-        )
+            kept, known = True, gtids.maria_covers(now, position)
+        else:
+            ((kept, known),) = await self._ask(
+                "SELECT GTID_SUBSET(@@GLOBAL.gtid_purged, %s), GTID_SUBSET(%s, @@GLOBAL.gtid_executed)",
+                position,
+                position,
+            )
         if not kept:
             raise LogLost("the server purged binary logs that were not read yet.", hint="rebuild the sync")
         if not known:
-            raise LogLost("the server is behind us: it was restored or failed over.", hint="rebuild the sync")
-        return Head(now)
+            raise LogLost(
+                f"the server is behind us ({now} against {position}): it was restored or failed over.",
+                hint="rebuild the sync",
+            )
+        return Head(now, window_seconds=int(expires) or None)
 
     def reached(self, position: str, goal: str) -> bool:
         """Compare two positions."""
@@ -367,7 +396,7 @@ class _Tail:
                 connection_settings={**self._settings, "read_timeout": int(SILENCE)},
                 server_id=self._server_id,
                 blocking=True,
-                auto_position=self._position,
+                auto_position=self._position if self._maria else self._position or gtids.NOTHING,
                 is_mariadb=self._maria,
                 filter_non_implemented_events=False,
                 ignored_events=[],
@@ -398,11 +427,15 @@ class _Tail:
         committed: datetime | None = None
         for event in stream:
             if isinstance(event, binlog.GtidEvent | binlog.MariadbGtidEvent):
+                if isinstance(event, binlog.MariadbGtidEvent) and event.flags & XA_FLAGS:
+                    raise _unread(38)
                 gtid, committed = event.gtid, datetime.fromtimestamp(event.timestamp, UTC)
                 changes, size = [], 0
                 standalone = isinstance(event, binlog.MariadbGtidEvent) and event.flags & 1
             elif isinstance(event, ROWS):
                 if (event.schema, event.table) == self._table:
+                    if isinstance(event, rows_of.PartialUpdateRowsEvent):
+                        raise _unread(39)
                     changes.extend(self._rows(event))
                     size += event.event_size if hasattr(event, "event_size") else 200 * len(event.rows)
                     if len(changes) >= PART_CHANGES:
@@ -416,17 +449,14 @@ class _Tail:
                 word = query.strip().upper()
                 if word == "BEGIN" or word.startswith("SAVEPOINT"):
                     continue
+                if word.startswith("XA "):
+                    raise _unread(38)
                 changes.extend(self._statement(query, event.schema))
                 if word in {"COMMIT", "ROLLBACK"} or not self._maria or standalone:
                     yield self._done(gtid, changes, size, committed)
                     changes, size = [], 0
             elif not isinstance(event, KNOWN):
-                kind = getattr(event, "event_type", None) or type(event).__name__
-                raise Refused(
-                    f"the log holds an event of the kind {kind}, which is not known here (a compressed transaction,"
-                    " or something newer); nothing after it was taken over.",
-                    hint="run at the source: SET GLOBAL log_bin_compress = OFF; then rebuild",
-                )
+                raise _unread(event.event_type)
 
     def _done(self, gtid: str, changes: list[Change], size: int, committed: datetime | None) -> Part:
         if gtid:
@@ -445,9 +475,9 @@ class _Tail:
 
     def _row(self, values: dict[str, Any], why_none: dict[str, str]) -> Row:
         made: dict[str, Any] = {}
+        unnamed = str(next(iter(values), "")).startswith("UNKNOWN_COL")
         for name in self._needed if self._needed is not None else values:
-            if name not in values:
-                unnamed = any(str(one).startswith("UNKNOWN_COL") for one in values)
+            if name not in values or unnamed:
                 raise Refused(
                     f"the log does not name the column {name!r}: "
                     + ("binlog_row_metadata is not FULL there." if unnamed else "the table was changed."),
@@ -488,6 +518,15 @@ class _Tail:
                 f"the table {'.'.join(self._table)} was altered at the source.",
                 hint="see that the mapping still fits, then rebuild; the index stays as it is until then",
             )
+
+
+def _unread(kind: int) -> Refused:
+    """Say that an event is not read: nothing after it is taken over."""
+    what, fix = UNREAD.get(kind, ("something that is not known here", "report it"))
+    return Refused(
+        f"the log holds an event of the kind {kind}: {what}; nothing after it was taken over.",
+        hint=f"run at the source: {fix}; then rebuild" if kind in UNREAD else fix,
+    )
 
 
 def _names(text: str, schema: str, table: tuple[str, str]) -> bool:

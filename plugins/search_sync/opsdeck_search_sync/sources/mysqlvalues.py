@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import base64
 import calendar
+import ipaddress
 import json
+import struct
+import uuid
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -20,11 +23,8 @@ from opsdeck_search_sync.sources.pgvalues import SAFE, document, exact, real
 
 Decoder = Callable[[Any], Json]
 
-REFUSED = frozenset(
-    {"geometry", "point", "linestring", "polygon", "multipoint", "multilinestring", "multipolygon", "geomcollection"}
-    | {"geometrycollection", "uuid", "inet4", "inet6", "vector"}
-)
-"""Types whose values the log holds in another form than a query gives: they must stay out of a mapping."""
+REFUSED = frozenset({"vector"})
+"""Types whose values the log holds in a form that is not read: they must stay out of a mapping."""
 
 
 def integer(value: Any) -> Json:
@@ -101,7 +101,7 @@ def structure(value: Any) -> Json:
     """Give JSON; the log's decoder has keys and texts as bytes."""
     if isinstance(value, str | bytes):
         return document(text(value))  # type: ignore[arg-type]
-    return document(json.dumps(_texts(value), default=str))
+    return document(json.dumps(_texts(value)))
 
 
 def _texts(value: Any) -> Any:
@@ -111,7 +111,68 @@ def _texts(value: Any) -> Any:
         return {str(_texts(key)): _texts(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_texts(inner) for inner in value]
-    return value
+    if isinstance(value, Decimal):
+        return decimal(value)
+    if isinstance(value, datetime):
+        return value.isoformat(" ", "microseconds")
+    return value.isoformat("microseconds") if isinstance(value, time) else value
+
+
+def identifier(value: Any) -> Json:
+    """Give a UUID as text; the log holds its 16 bytes."""
+    return str(uuid.UUID(bytes=bytes(value)) if isinstance(value, bytes | bytearray) else uuid.UUID(str(text(value))))
+
+
+def address(value: Any) -> Json:
+    """Give an INET4 or INET6 as text, written as Python writes it; the log holds its bytes."""
+    return str(ipaddress.ip_address(bytes(value) if isinstance(value, bytes | bytearray) else str(text(value))))
+
+
+def geometry(value: Any) -> Json:
+    """Give a point as a place and anything else as GeoJSON; null for what is no geometry.
+
+    Both servers hold four bytes of reference system and then well-known binary, with x as the longitude.
+    """
+    raw = value.encode("utf-8", "surrogateescape") if isinstance(value, str) else bytes(value)
+    try:
+        made, _end = _shape(raw, 4)
+    except (struct.error, IndexError, KeyError):
+        return None
+    if isinstance(made, dict) and made["type"] == "Point" and isinstance(made["coordinates"], list):
+        return {"lat": made["coordinates"][1], "lng": made["coordinates"][0]}
+    return made
+
+
+_SHAPES = {3: "Polygon", 4: "MultiPoint", 5: "MultiLineString", 6: "MultiPolygon"}
+
+
+def _points(order: str, raw: bytes, at: int, count: int) -> list[Json]:
+    found = struct.unpack_from(f"{order}{2 * count}d", raw, at)
+    return [[real(str(x)), real(str(y))] for x, y in zip(found[::2], found[1::2], strict=True)]
+
+
+def _shape(raw: bytes, at: int) -> tuple[Json, int]:
+    order = "<" if raw[at] else ">"
+    (kind,) = struct.unpack_from(f"{order}I", raw, at + 1)
+    at += 5
+    if kind == 1:
+        return {"type": "Point", "coordinates": _points(order, raw, at, 1)[0]}, at + 16
+    (count,) = struct.unpack_from(f"{order}I", raw, at)
+    at += 4
+    parts: list[Json] = []
+    if kind == 2:
+        return {"type": "LineString", "coordinates": _points(order, raw, at, count)}, at + 16 * count
+    for _ in range(count):
+        if kind == 3:
+            (ring,) = struct.unpack_from(f"{order}I", raw, at)
+            parts.append(_points(order, raw, at + 4, ring))
+            at += 4 + 16 * ring
+        else:
+            inner, at = _shape(raw, at)
+            parts.append(inner if kind == 7 else inner["coordinates"] if isinstance(inner, dict) else None)
+    if kind == 7:
+        return {"type": "GeometryCollection", "geometries": parts}, at
+    return {"type": _SHAPES[kind], "coordinates": parts}, at
 
 
 def words(definition: str) -> list[str]:
@@ -166,4 +227,11 @@ _BASE: dict[str, Decoder] = {
     "mediumblob": binary,
     "longblob": binary,
     "json": structure,
-}
+    "uuid": identifier,
+    "inet4": address,
+    "inet6": address,
+    **dict.fromkeys(
+        ("geometry", "point", "linestring", "polygon", "multipoint", "multilinestring", "multipolygon",
+         "geomcollection", "geometrycollection"), geometry,
+    ),
+}  # fmt: skip

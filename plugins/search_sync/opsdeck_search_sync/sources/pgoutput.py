@@ -10,12 +10,12 @@ import struct
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from opsdeck.api import OpsDeckError
+from opsdeck.api import Refused
 
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 
 
-class UnknownMessage(OpsDeckError):
+class UnknownMessage(Refused):
     """The stream holds something that this reader does not know."""
 
 
