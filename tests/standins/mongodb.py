@@ -62,6 +62,7 @@ class Server:
         self.next_cursor = 1
         self.news = asyncio.Event()
         self.failing: dict[str, Any] = {}
+        self.stale = False
         self.salt = hashlib.sha256(given.password.encode()).digest()[:16]
 
     async def beat(self) -> None:
@@ -175,7 +176,8 @@ class Server:
         return {}
 
     def do__test(self, command: dict[str, Any]) -> dict[str, Any]:
-        """What no command of a real server does at once: let the log grow out of its size, or go back in time."""
+        """What no command of a real server does at once: outgrow the log, go back in time, answer from the past."""
+        self.stale = bool(command.get("stale"))
         if "keep" in command:
             self.store.trim(command["keep"])
         if "log" in command:
@@ -250,6 +252,8 @@ class Server:
             raise Fault(51173, "Location51173", "A .hint() is required when using .min() or .max()")
         least = order(command["min"]["_id"]) if "min" in command else b""
         found = self.store.scan(ns, least, command.get("filter", {}))
+        if self.stale and "afterClusterTime" not in command.get("readConcern", {}):
+            found = iter(())  # a member that has not heard yet of what the majority holds
         fields = command.get("projection")
         limit = command.get("limit", 0)
 

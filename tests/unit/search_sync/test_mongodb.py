@@ -113,6 +113,15 @@ async def test_the_copy_finds_ids_of_every_type_and_goes_on_after_any(shop: Mong
     assert await reader.count() == await reader.estimate() == len(IDS)
 
 
+async def test_the_copy_asks_for_all_that_lies_before_its_position(shop: MongoShop, reader: MongoReader) -> None:
+    shop.put(1, 2)
+    inside(shop, stale=True)
+    try:
+        assert [len(chunk.rows) async for chunk in reader.copy(None)] == [2]
+    finally:
+        inside(shop, stale=False)
+
+
 def test_one_number_is_one_key() -> None:
     assert key(1) == key(1.0) == key(Int64(1)) == key(Decimal128("1.0")) == 1
     assert key("1") != key(1) and key(True) != key(1) and key(None) != key("null")
