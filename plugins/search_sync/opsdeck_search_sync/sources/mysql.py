@@ -43,7 +43,7 @@ KNOWN = (
     binlog.MariadbGtidEvent, binlog.MariadbGtidListEvent, rows_of.TableMapEvent,
 )  # fmt: skip
 ROWS = (rows_of.WriteRowsEvent, rows_of.UpdateRowsEvent, rows_of.DeleteRowsEvent)
-XA_FLAGS = 32 | 64
+XA_FLAGS = 64 | 128
 """Of a GTID event of MariaDB: a prepared transaction, and the end of one."""
 UNREAD = {
     38: ("an XA transaction", "take the table out of XA transactions"),
