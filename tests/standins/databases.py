@@ -166,7 +166,8 @@ class Maria:
         return [
             self.program, "--no-defaults", f"--datadir={self.folder / 'data'}", f"--port={self.port}",
             "--bind-address=127.0.0.1", f"--socket={self.folder / 'sock'}", "--user=root",
-            f"--pid-file={self.folder / 'pid'}", f"--tmpdir={self.folder}", "--innodb-flush-log-at-trx-commit=2", *words,
+            f"--pid-file={self.folder / 'pid'}", f"--tmpdir={self.folder}",
+            "--innodb-flush-log-at-trx-commit=2", *words,
         ]  # fmt: skip
 
     def start(self) -> None:
@@ -237,9 +238,9 @@ class Mysql(Maria):
         words = [f"--{name}={value}" for name, value in self.options.items()]
         return [
             "chroot", str(self.root), "/usr/sbin/mysqld", "--no-defaults", f"--datadir={inside}/data", "--user=root",
-            f"--socket={inside}/sock", f"--pid-file={inside}/pid", f"--tmpdir={inside}", "--lc-messages-dir=/usr/share/mysql",
-            f"--port={self.port}", "--bind-address=127.0.0.1", "--mysqlx=OFF", "--performance-schema=OFF",
-            "--secure-file-priv=NULL", "--innodb-flush-log-at-trx-commit=2", *words,
+            f"--socket={inside}/sock", f"--pid-file={inside}/pid", f"--tmpdir={inside}",
+            "--lc-messages-dir=/usr/share/mysql", f"--port={self.port}", "--bind-address=127.0.0.1", "--mysqlx=OFF",
+            "--performance-schema=OFF", "--secure-file-priv=NULL", "--innodb-flush-log-at-trx-commit=2", *words,
         ]  # fmt: skip
 
     def initialise(self) -> None:
