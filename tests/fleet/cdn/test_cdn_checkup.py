@@ -23,7 +23,7 @@ SHORT = 30
 @pytest.fixture
 async def served(cdn: Any) -> Any:
     """The site, served by all edges."""
-    await cdn.fresh_site(rules=["static /assets/*"])
+    await cdn.fresh_site()
     cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
     await cdn.deployed()
     return cdn

@@ -21,7 +21,7 @@ async def watched(cdn: Any, name_servers: tuple[str, ...]) -> AsyncIterator[Any]
         await cdn.add_host(name)
         await cdn.good("nameserver", host=name)
     await cdn.good("setup", zone="cdn.test", ttl=5)
-    await cdn.fresh_site(rules=["static /assets/*"], origins=[cdn.origin.url])
+    await cdn.fresh_site()
     cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
     await cdn.deployed()
     if set(name_servers) - known:
@@ -123,7 +123,7 @@ async def test_what_visitors_got_is_counted_once(watched: Any) -> None:
 
 
 async def test_certificates_are_watched_where_they_are_shown(cdn: Any) -> None:
-    await cdn.fresh_site(rules=["static /assets/*"], origins=[cdn.origin.url])
+    await cdn.fresh_site()
     cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
     await cdn.deployed()
     model = await book.load(cdn.deck.db)
