@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from opsdeck_cdn.book import Model
 from opsdeck_cdn.probing import NoAnswer, certificate, context
 from opsdeck_cdn.sites import Edge, Life
 
 
-async def look(model: Model, edge: Edge) -> tuple[dict[str, Life], dict[str, str]]:
+async def look(edge: Edge, names: Iterable[str], roots: str) -> tuple[dict[str, Life], dict[str, str]]:
     """Give the life of each name's certificate on an edge, and by name what is wrong with those that are none."""
-    trust = context(model.setup.visitor_roots)
+    trust = context(roots)
     lives: dict[str, Life] = {}
     wrong: dict[str, str] = {}
-    for site in model.sites:
-        for name in site.names:
-            try:
-                lives[name] = await certificate(edge.v4, name, trust)
-            except NoAnswer as fault:
-                if fault.tls:
-                    wrong[name] = fault.message
+    for name in names:
+        try:
+            lives[name] = await certificate(edge.v4, name, trust)
+        except NoAnswer as fault:
+            if fault.tls:
+                wrong[name] = fault.message
     return lives, wrong
 
 

@@ -75,19 +75,32 @@ async def tend(run: JobRun | ServiceRun, access: HostAccess, model: Model, edge:
             caddy.check_version(state.caddy)
         except OpsDeckError as fault:
             found.append(Fault(subject, "broken", fault.message, "`opsdeck plugin run cdn deploy` brings a newer one"))
+    own = list(found)
     row = model.rows[edge.host]
     if row.generation and row.health != "down":
         found += await _certificates(run, model, edge)
     await keep(run.db, edge.host, found)
+    await _tell(run, f"cdn:checkup:{edge.host}", f"{edge.host} will not do as an edge", own, host=edge.host)
     return found
+
+
+async def _tell(run: JobRun | ServiceRun, key: str, title: str, faults: Sequence[Fault], *, host: str = "") -> None:
+    broken = [fault.text for fault in faults if fault.state == "broken"]
+    if broken:
+        await run.open_incident(key, title, detail=" ".join(broken), host=host, severity="attention")
+    else:
+        await run.close_incident(key)
 
 
 async def _certificates(run: JobRun | ServiceRun, model: Model, edge: Edge) -> list[Fault]:
     """Look at the certificates; one that is missing or was not renewed opens an incident."""
     hint = f"`journalctl -u opsdeck-cdn-front` on {edge.host} has the CA's words"
-    lives, wrong = await certificates.look(model, edge)
     row = model.rows[edge.host]
-    texts = dict(row.certificates) | {name: str(life) for name, life in lives.items()}
+    served = {name for site in model.sites for name in site.names}
+    # Those that a deploy has proven: what it has not brought yet is not missed.
+    proven = {name: text for name, text in row.certificates.items() if name in served}
+    lives, wrong = await certificates.look(edge, proven, model.setup.visitor_roots)
+    texts = proven | {name: str(life) for name, life in lives.items()}
     if texts != row.certificates:
         await book.change_edge(run.db, edge.host, certificates=texts)
     now = utcnow()
@@ -121,9 +134,11 @@ async def zone_faults(model: Model) -> list[Fault]:
     return [Fault(subject, state, text, hint) for state, text in delegation.judge(wanted, seen)]
 
 
-async def _look_at_all(db: Any, model: Model) -> None:
-    await keep(db, ZONE, await zone_faults(model))
-    async with db.write() as session:
+async def _tend_zone(run: JobRun | ServiceRun, model: Model) -> None:
+    found = await zone_faults(model)
+    await keep(run.db, ZONE, found)
+    await _tell(run, "cdn:delegation", f"the zone {model.setup.zone} is not delegated as it should be", found)
+    async with run.db.write() as session:
         places = [ZONE, *(edge.host for edge in model.edges)]
         await session.exec(delete(FaultRow).where(col(FaultRow.place).not_in(places)))
 
@@ -139,7 +154,7 @@ async def _service(run: ServiceRun) -> None:
             except (OpsDeckError, TimeoutError) as fault:
                 # Whether it serves is the prober's to say, and whether it is reached the inventory's.
                 run.log(f"{edge.host}: {fault or 'no answer in time'}", "bad")
-        await _look_at_all(run.db, model)
+        await _tend_zone(run, model)
         await asyncio.sleep(EVERY)
 
 
@@ -159,7 +174,7 @@ async def _run(job: JobRun, _params: NoParams) -> Receipt:
         return {"faults": [f"{fault.subject}: {fault.text}" for fault in faults]}
 
     failed = await job.each(work, [edge.host for edge in model.edges], parallel=8)
-    await _look_at_all(job.db, model)
+    await _tend_zone(job, model)
     found = await kept(job.db)
     for row in found:
         if row.place == ZONE:

@@ -33,6 +33,15 @@ from opsdeck.settings import Settings
 BOSS = Actor("boss@cli", Role.ADMIN, Door.CLI, stepped_up=True)
 EDGES = ("cdn-e1", "cdn-e2", "cdn-e3")
 SERVERS = ("cdn-ns1", "cdn-ns2")
+RULES = [
+    "static /assets/only/* query=only:v",
+    "static /assets/ignore/* query=ignore",
+    "static /assets/session/* cookie=session",
+    "static /assets/small/* max=20kB",
+    "static /assets/big/* big",
+    "static /assets/*",
+    "static *.css",
+]
 PLACES = {"cdn-e1": (52.4, 4.9), "cdn-e2": (37.3, -121.9), "cdn-e3": (1.35, 103.8)}
 
 
@@ -175,10 +184,13 @@ class Cdn:
                 await self.good("deploy")
                 return
 
-    async def fresh_site(self, name: str = "site", **more: Any) -> None:
-        """Have one site on the origin and nothing else, deployed nowhere yet."""
-        given = {"names": ["www.site.test"], "origins": [self.origin.url]} | more
-        await self.good("site", name=name, **given)
+    async def fresh_site(self, **more: Any) -> None:
+        """Have one site on the origin, as all tests use it but for what is said here; it may be deployed already."""
+        given = {
+            "names": ["www.site.test"], "origins": [self.origin.url], "rules": RULES, "origin_timeout": 3,
+            "probe_static": "",
+        }  # fmt: skip
+        await self.good("site", name="site", **(given | more))
 
 
 @pytest.fixture(scope="session")

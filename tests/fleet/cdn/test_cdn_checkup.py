@@ -23,7 +23,7 @@ SHORT = 30
 @pytest.fixture
 async def served(cdn: Any) -> Any:
     """The site, served by all edges."""
-    await cdn.fresh_site(rules=["static /assets/*"])
+    await cdn.fresh_site()
     cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
     await cdn.deployed()
     return cdn
@@ -60,9 +60,11 @@ async def test_what_keeps_a_host_from_being_an_edge_is_said_and_refused(served: 
         host.execute(["mv", f"{CADDY}.aside", CADDY])
         host.execute(["systemctl", "stop", "nginx"])
         host.execute(["systemctl", "start", "opsdeck-cdn-front"])
+    assert f"cdn:checkup:{E3}" in [item.key for item in await cdn.deck.incidents.open_now()]
     for words in ("port 80 is taken by nginx.", "its clock is 3", "no room: ", "Caddy v2.6.2 is too old"):
         assert any(text.startswith(words) for text in found), (words, found)
     assert await said(cdn, f"edge {E3}") == []
+    assert f"cdn:checkup:{E3}" not in [item.key for item in await cdn.deck.incidents.open_now()]
 
 
 class Parent(asyncio.DatagramProtocol):

@@ -25,7 +25,7 @@ E1, E2, E3 = EDGES = ("cdn-e1", "cdn-e2", "cdn-e3")
 @pytest.fixture
 async def served(cdn: Any) -> Any:
     """The site, served by all edges."""
-    await cdn.fresh_site(rules=["static /assets/*"], probe_static="")
+    await cdn.fresh_site()
     cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
     await cdn.deployed()
     return cdn

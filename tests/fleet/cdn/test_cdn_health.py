@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ async def watched(cdn: Any, name_servers: tuple[str, ...]) -> AsyncIterator[Any]
         await cdn.add_host(name)
         await cdn.good("nameserver", host=name)
     await cdn.good("setup", zone="cdn.test", ttl=5)
-    await cdn.fresh_site(rules=["static /assets/*"], origins=[cdn.origin.url])
+    await cdn.fresh_site()
     cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
     await cdn.deployed()
     if set(name_servers) - known:
@@ -124,14 +123,14 @@ async def test_what_visitors_got_is_counted_once(watched: Any) -> None:
 
 
 async def test_certificates_are_watched_where_they_are_shown(cdn: Any) -> None:
-    await cdn.fresh_site(rules=["static /assets/*"], origins=[cdn.origin.url])
+    await cdn.fresh_site()
     cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
     await cdn.deployed()
     model = await book.load(cdn.deck.db)
-    lives, wrong = await certificates.look(model, model.edge(E1))
+    names = ("www.site.test",)
+    lives, wrong = await certificates.look(model.edge(E1), names, model.setup.visitor_roots)
     assert (set(lives), wrong) == ({"www.site.test"}, {})
-    other = replace(model, setup=replace(model.setup, visitor_roots=""))
-    lives, wrong = await certificates.look(other, other.edge(E1))
+    lives, wrong = await certificates.look(model.edge(E1), names, "")
     assert lives == {}
     assert "the certificate of www.site.test" in wrong["www.site.test"]
 

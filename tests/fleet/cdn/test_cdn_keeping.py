@@ -10,24 +10,13 @@ from opsdeck_cdn import book
 
 E1, E2, E3 = "cdn-e1", "cdn-e2", "cdn-e3"
 PATIENCE = 3
-"""Seconds that the site's origin has to begin an answer."""
+"""Seconds that the site's origin has to begin an answer, as the fixture makes it."""
 
 
 @pytest.fixture
 async def served(cdn: Any) -> Any:
     """The site, served by all edges."""
-    await cdn.fresh_site(
-        rules=[
-            "static /assets/only/* query=only:v",
-            "static /assets/ignore/* query=ignore",
-            "static /assets/session/* cookie=session",
-            "static /assets/small/* max=20kB",
-            "static /assets/big/* big",
-            "static /assets/*",
-            "static *.css",
-        ],
-        origin_timeout=PATIENCE,
-    )
+    await cdn.fresh_site()
     cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
     await cdn.deployed()
     await cdn.good("purge", what="site", site="site")

@@ -15,7 +15,7 @@ E1, E2, E3 = EDGES = ("cdn-e1", "cdn-e2", "cdn-e3")
 @pytest.fixture
 async def changed(cdn: Any, request: pytest.FixtureRequest) -> AsyncIterator[Any]:
     """The site, served by all edges, and a change that the next deploy brings; whole again afterwards."""
-    await cdn.fresh_site(rules=["static /assets/*"], probe_static="")
+    await cdn.fresh_site()
     cdn.pebble.point("www.site.test", cdn.fleet.host(E1).address)
     await cdn.deployed()
     await cdn.good("site", name="site", rules=[f"static /assets/* ttl={len(request.node.name)}m"])

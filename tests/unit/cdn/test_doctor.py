@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from opsdeck_cdn import book, doctor, naming, plugin, sight
+from opsdeck_cdn import book, certificates, checkup, doctor, naming, plugin, sight
 from opsdeck_cdn.models import SetupRow, TrafficRow
 from opsdeck_cdn.sites import Life
 from opsdeck_cdn.web.views import edge_line, site_line
@@ -89,6 +89,33 @@ async def test_a_certificate_that_was_not_renewed_is_said(deck):
     assert (await said(deck))["certificate a.test"] == ("broken", "has ended on e1")
     model = await book.load(deck.db)
     assert site_line(model, model.sites[0]).state == ("broken", "certificate ends")
+
+
+async def test_only_certificates_that_a_deploy_has_proven_are_missed(deck, monkeypatch):
+    now = datetime.now(UTC)
+    life = Life(now - timedelta(days=1), now + timedelta(days=89))
+    await book.deployed(deck.db, "e1", "g", {}, {"a.test": life, "gone.test": life})
+    await do(deck, "site", name="t", names=["not-deployed.test"], origins=["http://192.0.2.9"])
+    asked: list[str] = []
+
+    async def look(edge: Any, names: Any, roots: str) -> Any:
+        asked.extend(names)
+        return {}, {name: "it has none" for name in names}
+
+    monkeypatch.setattr(certificates, "look", look)
+    told: dict[str, str] = {}
+
+    class Run:
+        db = deck.db
+
+        async def open_incident(self, key: str, title: str, *, detail: str, **_more: Any) -> None:
+            told[key] = detail
+
+    model = await book.load(deck.db)
+    faults = await checkup._certificates(cast(Any, Run()), model, model.edge("e1"))
+    assert asked == ["a.test"]
+    assert [(fault.subject, fault.text) for fault in faults] == [("certificate a.test", "it has none")]
+    assert told["cdn:certificate:e1"].startswith("it has none")
 
 
 async def test_an_edge_is_placed_by_its_region(deck):
