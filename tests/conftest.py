@@ -8,11 +8,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NoReturn, Protocol
 
+import hypothesis
 import pytest
 
 from opsdeck.lab.inprocess import PlayHosts
 from opsdeck.lab.sshd import RealSshd, program
 
+hypothesis.settings.register_profile("opsdeck", deadline=None)
+hypothesis.settings.load_profile("opsdeck")
 HERE = Path(__file__).parent
 GROUPS = ("fleet", "browser", "postgres", "sshd")
 

@@ -41,7 +41,7 @@ def say(shell: str, task, *, stdin: bytes = b"", before: str = "") -> tuple[Fenc
 
 @pytest.mark.parametrize("shell", SHELLS)
 @given(words=st.lists(WORDS, max_size=6))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_argv_arrives_as_it_was_sent(shell, words):
     fence, out, err, status = say(shell, Command(("printf", "%s\\0", *words)))
     assert fence.group is not None
@@ -49,14 +49,13 @@ def test_argv_arrives_as_it_was_sent(shell, words):
 
 
 @given(words=st.lists(WORDS, max_size=6), value=WORDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_scripts_arguments_and_environment_arrive_as_sent(words, value):
     _, out, _, _ = say("sh", Script(text='printf "%s\\0" "$OD" "$@"', args=tuple(words), env={"OD": value}))
     assert out == "".join(word + "\0" for word in [value, *words]).encode()
 
 
 @given(before=st.binary(max_size=300), after=st.binary(max_size=300), cut=st.integers(1, 64))
-@settings(deadline=None)
 def test_a_fence_is_found_however_it_is_cut(before, after, cut):
     program = compose(endpoint(), Command(("id",)))
     mark = program.marker.encode()

@@ -66,7 +66,7 @@ async def test_any_login_shell_will_do(pool, sshd, account, shell, noisy):
     endpoint = sshd.endpoint(user=user.name)
 
     @given(words=st.lists(st.text(ODD, max_size=12), min_size=1, max_size=4))
-    @settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=4, suppress_health_check=list(HealthCheck), database=None)
     def compose_only(words):
         examples.append(words)
 

@@ -170,7 +170,7 @@ def near_change(draw: st.DrawFn) -> datetime:
     return day + timedelta(minutes=draw(st.integers(-2000, 2000)), seconds=draw(st.integers(0, 59)))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @example("0,30 1,2,3 * * *", "Europe/Berlin", utc(2026, 3, 28, 20), 20)
 @example("0,30 1,2,3 * * *", "Europe/Berlin", utc(2026, 3, 29, 0, 30), 1)
 @example("*/15 1-3 * * *", "Europe/Berlin", utc(2026, 10, 24, 20), 5)
@@ -188,7 +188,7 @@ def test_times_grow_and_do_not_depend_on_where_one_starts(rule: str, zone: str, 
     assert [(time.at, time.key) for time in again] == [(time.at, time.key) for time in times if time.at > middle]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @example("*/15", "1-3", "Europe/Berlin", utc(2026, 3, 28, 12))
 @example("*/15", "1-3", "Europe/Berlin", utc(2026, 10, 24, 12))
 @example("*/15", "*", "Europe/Berlin", utc(2026, 10, 24, 12))
@@ -222,7 +222,7 @@ def _walls(rule: str) -> itertools.takewhile[datetime]:
     return itertools.takewhile(lambda at: at < utc(2026, 1, 2), times)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(10, 10**6), moments, moments)
 def test_an_interval_keeps_its_step(step: int, anchor: datetime, start: datetime) -> None:
     times = list(itertools.islice(Every(step, anchor, BERLIN).after(start), 5))
@@ -231,7 +231,7 @@ def test_an_interval_keeps_its_step(step: int, anchor: datetime, start: datetime
     assert (times[0].at - anchor.replace(microsecond=0)) % timedelta(seconds=step) == timedelta()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rules, zones, near_change(), st.integers(0, 2000), st.integers(1, 50))
 def test_the_newest_of_a_window(rule: str, zone: str, start: datetime, span: int, limit: int) -> None:
     cron = Cron(rule, ZoneInfo(zone))
