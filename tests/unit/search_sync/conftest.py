@@ -296,7 +296,7 @@ def maria(absent: Any) -> Iterator[Maria]:
     folder = Path(tempfile.mkdtemp(prefix="opsdeck-maria-"))
     done = subprocess.run(
         [install, "--no-defaults", f"--datadir={folder / 'data'}", "--auth-root-authentication-method=normal",
-         "--user=root", "--skip-test-db"], capture_output=True, text=True,
+         "--user=root", "--skip-test-db", f"--tmpdir={folder}"], capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     server = Maria(folder, str(program), BINLOG | {"init-file": str(folder / "init.sql")})
