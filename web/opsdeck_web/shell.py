@@ -187,7 +187,8 @@ class Frame:
         def line(
             title: str, target: str, key: str = "", badge: str = "", *, owner: str = "web", bad: bool = False
         ) -> Line:
-            here = path == target if target == "/" else path == target or path.startswith(target.rstrip("/") + "/")
+            bare = target.rstrip("/")
+            here = path.rstrip("/") == bare or bool(bare and path.startswith(f"{bare}/"))
             return Line(words.text(title, owner=owner), target, key, badge, bad, here)
 
         badges = {

@@ -101,8 +101,10 @@ async def remove(step: StepRun, gateway: Gateway) -> None:
     await stop(step, gateway.name)
     gone = [File(file.path, None, mode=None) for file in rendered(gateway, words)]
     await files.apply(step, gone, keep_previous=False)
-    own = (f"{gateway.folder}/login", f"{gateway.folder}/image", gateway.folder)
-    await directories.apply(step, [Directory(each, there=False) for each in own])
+    room = f"/run/opsdeck-vpn/{gateway.name}"
+    await step.run(Command(("rm", "-rf", "--", room), sudo=True), log=False)
+    for each in (f"{gateway.folder}/login", f"{gateway.folder}/image", gateway.folder):
+        await directories.apply(step, [Directory(each, there=False)])
 
 
 async def dialling(step: StepRun, name: str, wanted: bool) -> None:

@@ -54,7 +54,7 @@ LEFT_OUT = (
     "usr/share/man",
     "usr/share/locale",
     "usr/share/i18n",
-    "var/cache",
+    "var/cache/apt/archives/*.deb",
     "var/lib/apt/lists",
     "boot",
 )

@@ -29,6 +29,7 @@ async def test_every_page_answers(visit: Any, tunnel: Any, language: str) -> Non
         assert answer.status_code == 200, (path, answer.text)
         part = await visit.client.get(path, headers={"HX-Request": "true"})
         assert part.status_code == 200, (path, part.text)
+        assert 'href="/p/vpn/" aria-current="page"' in answer.text, path
     assert (await visit.client.get("/p/vpn/tunnels/none")).status_code == 404
 
 
