@@ -246,14 +246,15 @@ class MysqlReader:
         columns = await self.columns()
         names = [column.name for column in columns if self._needed is None or column.name in self._needed]
         key = [column.name for column in columns if column.key]
+        ways = [_written(column) for column in columns if column.key]
         order = ", ".join(_quoted(name) for name in key)
         base = f"SELECT {', '.join(_quoted(name) for name in names)} FROM {self._name}"  # noqa: S608 - quoted
-        # The key again as text, to go on after: the server's own writing of it compares as the column does.
-        base = base.replace(" FROM ", ", " + ", ".join(f"CAST({_quoted(name)} AS CHAR)" for name in key) + " FROM ", 1)
+        # The key again as text, to go on after.
+        base = base.replace(" FROM ", ", " + ", ".join(given for given, _bound in ways) + " FROM ", 1)
         size, last = CHUNK_FIRST, tuple(after) if after is not None else None
         while True:
             began = time.monotonic()
-            where, given = _beyond(key, last) if last is not None else ("", ())
+            where, given = _beyond(key, [bound for _given, bound in ways], last) if last is not None else ("", ())
             got = await self._ask(f"{base}{where} ORDER BY {order} LIMIT {int(size)}", *given)
             if not got:
                 return
@@ -539,17 +540,27 @@ def _names(text: str, schema: str, table: tuple[str, str]) -> bool:
     return False
 
 
-def _beyond(key: Sequence[str], last: Sequence[str]) -> tuple[str, tuple[Any, ...]]:
+def _written(column: Column) -> tuple[str, str]:
+    """Give how a part of the key is asked for as text, and how that text compares as the column is ordered."""
+    name = _quoted(column.name)
+    if column.type in {"binary", "varbinary"} or column.type.endswith("blob"):
+        return f"HEX({name})", "UNHEX(%s)"
+    if column.type in {"enum", "set", "bit"}:  # ordered by their numbers, but compared to a text by their words
+        return f"({name} + 0)", "CAST(%s AS UNSIGNED)"
+    return f"CAST({name} AS CHAR)", "%s"
+
+
+def _beyond(key: Sequence[str], bounds: Sequence[str], last: Sequence[str]) -> tuple[str, tuple[Any, ...]]:
     """Write `(a, b) > (x, y)` so that the servers use the index for it: `a >= x AND (a > x OR (a = x AND b > y))`."""
     text = ""
     given: tuple[Any, ...] = ()
-    for name, value in reversed(list(zip(key, last, strict=True))):
+    for name, bound, value in reversed(list(zip(key, bounds, last, strict=True))):
         column = _quoted(name)
         if text:
-            text, given = f"({column} > %s OR ({column} = %s AND {text}))", (value, value, *given)
+            text, given = f"({column} > {bound} OR ({column} = {bound} AND {text}))", (value, value, *given)
         else:
-            text, given = f"{column} > %s", (value,)
-    return f" WHERE {_quoted(key[0])} >= %s AND {text}", (last[0], *given)
+            text, given = f"{column} > {bound}", (value,)
+    return f" WHERE {_quoted(key[0])} >= {bounds[0]} AND {text}", (last[0], *given)
 
 
 def _quoted(name: str) -> str:
