@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -77,6 +79,16 @@ def test_the_pace_keeps_the_promise() -> None:
     assert TTL + 1.5 * Pace().elsewhere + 1.5 <= 15
 
 
+async def next_holder(deck: Deck, fence: int) -> str:
+    """Wait until somebody newer than `fence` runs the sync; say who."""
+    for _ in range(300):
+        who, newer = await held(deck)
+        if newer > fence:
+            return who
+        await asyncio.sleep(0.1)
+    raise AssertionError("nobody took over")
+
+
 async def test_another_node_goes_on_when_one_is_killed(bench: Any) -> None:
     nodes = {name: start(bench.deck, name) for name in ("node1", "node2")}
     try:
@@ -87,14 +99,43 @@ async def test_another_node_goes_on_when_one_is_killed(bench: Any) -> None:
         who, fence = await held(bench.deck)
         nodes[who].kill()
         bench.shop.put(1001, 1002)
-        for _ in range(250):
-            now, newer = await held(bench.deck)
-            if newer > fence:
-                break
-            await asyncio.sleep(0.1)
-        assert now != who and newer > fence
+        assert await next_holder(bench.deck, fence) != who
         await bench.until(bench.equal, 10)
     finally:
+        for node in nodes.values():
+            node.kill()
+            node.wait(10)
+
+
+@pytest.mark.campaign
+async def test_a_node_that_stood_still_writes_nothing_old_when_it_goes_on(bench: Any) -> None:
+    nodes = {name: start(bench.deck, name) for name in ("node1", "node2")}
+    dice, stop = random.Random(5), asyncio.Event()
+
+    async def load() -> None:
+        while not stop.is_set():
+            await asyncio.to_thread(bench.shop.write, dice)
+
+    try:
+        bench.shop.fill(3000)
+        await bench.define()
+        await bench.act("start", sync="items")
+        await bench.until(bench.equal, 40)
+        writing = asyncio.create_task(load())
+        for _ in range(3):
+            await asyncio.sleep(1)
+            who, fence = await held(bench.deck)
+            nodes[who].send_signal(signal.SIGSTOP)
+            assert await next_holder(bench.deck, fence) != who
+            await asyncio.sleep(1)
+            nodes[who].send_signal(signal.SIGCONT)
+        stop.set()
+        await writing
+        await bench.until(bench.equal, 30)
+        await asyncio.sleep(3)
+        assert bench.equal(), bench.difference
+    finally:
+        stop.set()
         for node in nodes.values():
             node.kill()
             node.wait(10)

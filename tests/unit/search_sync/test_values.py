@@ -36,6 +36,11 @@ PG_COLUMNS = {
     "a_array": ("int[]", "'{{1,2},{3,NULL}}'", [[1, 2], [3, None]]),
     "a_texts": ("text[]", """'{"a,b","c\\"d",NULL,"NULL",""}'""", ["a,b", 'c"d', None, "NULL", ""]),
     "a_point": ("point", "'(13.4,52.5)'", {"lat": 52.5, "lng": 13.4}),
+    "a_mood": ("mood", "'it''s ok'", "it's ok"),
+    "a_moods": ("mood[]", "'{\"it''s ok\",sad}'", ["it's ok", "sad"]),
+    "a_range": ("int4range", "'[1,5)'", "[1,5)"),
+    "a_bigs": ("bigint[]", "'{9223372036854775807,1}'", ["9223372036854775807", 1]),
+    "a_place": ("macaddr", "'08:00:2b:01:02:03'", "08:00:2b:01:02:03"),
     "a_null": ("text", "NULL", None),
 }  # fmt: skip
 
@@ -93,6 +98,8 @@ async def test_copy_and_stream_give_the_same(bench: Any) -> None:
     columns = mine if bench.shop.kind == "postgres" else MARIA_COLUMNS | mine
     if bench.shop.kind == "mysql":
         bench.shop.sql("SET sql_mode = ''")
+    if bench.shop.kind == "postgres":
+        bench.shop.sql("CREATE TYPE mood AS ENUM ('sad', 'it''s ok')")
     kinds = ", ".join(f"{name} {kind}" for name, (kind, _given, _made) in columns.items())
     given = ", ".join(value for _kind, value, _made in columns.values())
     bench.shop.sql(f"CREATE TABLE kinds (id int PRIMARY KEY, {kinds})")
