@@ -33,7 +33,9 @@ from opsdeck_search_sync.sources.place import Place
 
 AWAIT, SILENCE = 1.0, 30.0
 """Seconds that the server waits for news before it says that there is none, and after which its silence is a fault."""
-BATCH, CHUNK_FIRST, CHUNK_MOST, CHUNK_GOAL = 1000, 500, 10_000, 0.25
+BATCH, BATCH_BYTES = 1000, 1 << 20
+"""Events that are asked for at once, and what they should take: a batch of the server's may be 16 MB otherwise."""
+CHUNK_FIRST, CHUNK_MOST, CHUNK_GOAL = 500, 10_000, 0.25
 LEAST_WINDOW = 24 * 3600
 SPLITS = (6, 0, 9)
 """From this version on, an event larger than a document may be comes in pieces."""
@@ -45,6 +47,7 @@ class MongoReader:
     def __init__(self, place: Place, table: str, needed: frozenset[str] | None = None) -> None:
         self._place, self._database, self._name = place, place.database, table
         self._needed = needed
+        self._most = 16
         self._opened: AsyncMongoClient[dict[str, Any]] | None = None
 
     @property
@@ -183,12 +186,12 @@ class MongoReader:
             nonlocal cursor
             opening = {
                 "aggregate": self._name, "pipeline": [{"$changeStream": dict(options)}, *stages],
-                "cursor": {"batchSize": BATCH},
+                "cursor": {"batchSize": self._most},
             }  # fmt: skip
             cursor = (await self._ask(opening, session))["cursor"]
             yield cursor
             while cursor["id"]:
-                more = {"getMore": cursor["id"], "collection": self._name, "batchSize": BATCH,
+                more = {"getMore": cursor["id"], "collection": self._name, "batchSize": self._most,
                         "maxTimeMS": int(AWAIT * 1000)}  # fmt: skip
                 cursor = (await self._ask(more, session))["cursor"]
                 yield cursor
@@ -265,6 +268,8 @@ class MongoReader:
                 token = said if pieces else written(batch["postBatchResumeToken"])
                 if changes or token != said:
                     size = sum(len(str(one.row)) for one in changes if isinstance(one, Put))
+                    fit = len(changes) * BATCH_BYTES // max(1, size)
+                    self._most = max(1, min(BATCH, 4 * self._most, fit or 1)) if changes else self._most
                     yield Part(changes, None if pieces else token, size, committed)
                 said = token
         raise Unavailable("MongoDB ended the stream.", hint="it is read again by itself")
