@@ -49,7 +49,8 @@ class OriginServer:
     """A real HTTP server that counts what it is asked and answers as it is told.
 
     `fail` is a status to answer with, `delay` the seconds before an answer, `lie` what the length it promises has too
-    much; with `broken` an answer in chunks ends in the midst of one.
+    much; with `broken` an answer in chunks ends in the midst of one. What is asked for with "hold" in its path comes
+    to its end when `held` is set.
     """
 
     def __init__(self, address: str) -> None:
@@ -77,6 +78,7 @@ class OriginServer:
     def behave(self) -> None:
         """Be a good origin again."""
         self.fail, self.delay, self.lie, self.broken = 0, 0.0, 0, False
+        self.held = threading.Event()
 
     def answer(self, request: BaseHTTPRequestHandler) -> None:
         path = request.path
@@ -124,6 +126,10 @@ class OriginServer:
         request.end_headers()
         if request.command != "HEAD":
             with contextlib.suppress(OSError):
+                if "hold" in path:
+                    request.wfile.write(body[:1])
+                    self.held.wait(120)
+                    body = body[1:]
                 request.wfile.write(body)
         if self.lie > 0 or (chunked and self.broken):
             request.close_connection = True

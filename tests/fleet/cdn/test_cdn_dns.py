@@ -69,22 +69,22 @@ async def test_a_drained_edge_leaves_and_comes_back(named: Any, wait_until: Any)
     await wait_until(back, 5)
 
 
-async def test_a_drain_waits_for_visitors_to_leave(named: Any) -> None:
+async def test_a_drain_waits_for_visitors_to_leave(named: Any, wait_until: Any) -> None:
     cdn = named
-    cdn.origin.delay = 6
-    visitor = asyncio.create_task(cdn.get("cdn-e3", "/page", timeout=30))
-    await asyncio.sleep(0.5)
+    visitor = asyncio.create_task(cdn.get("cdn-e3", "/page/hold", timeout=120))
+    await wait_until(lambda: cdn.origin.hits["/page/hold"])
     try:
         job, steps = await cdn.good("drain", host="cdn-e3", wait=1)
         assert job.receipt["left"]["under_way"] == 1
         assert any("they are not cut off" in line.text for line in await cdn.deck.jobs.log(job.id))
-        job, steps = await cdn.good("drain", host="cdn-e3", wait=60)
+        asyncio.get_running_loop().call_later(4, cdn.origin.held.set)
+        job, steps = await cdn.good("drain", host="cdn-e3", wait=100)
         assert visitor.done()
         assert (await visitor).status == 200
         assert (job.receipt["left"]["under_way"], job.receipt["left"]["lately"]) == (0, 0)
         assert "0 requests under way" in steps["cdn-e3"].note
     finally:
-        cdn.origin.behave()
+        cdn.origin.held.set()
         await cdn.good("drain", host="cdn-e3", back=True)
 
 

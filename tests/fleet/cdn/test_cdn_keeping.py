@@ -87,6 +87,18 @@ async def test_an_origin_in_trouble_is_covered_by_what_is_kept(served: Any) -> N
         answer = await cdn.get(E1, "/assets/stale")
         assert (answer.status, answer.header("x-cache") in ("STALE", "UPDATING")) == (200, True)
     assert (await cdn.get(E1, "/assets/never-seen")).status == 503
+    host, port = cdn.fleet.host(E1), cdn.origin.server.server_port
+    rules = f"""table inet {host.network.table} {{
+        chain out {{ type filter hook output priority 0; tcp dport {port} reject with tcp reset; }}
+    }}"""
+    host._inside(["nft", "-f", "-"], stdin=rules)
+    cdn.origin.behave()
+    for _ in range(3):
+        answer = await cdn.get(E1, "/assets/stale")
+        assert (answer.status, answer.header("x-cache") in ("STALE", "UPDATING")) == (200, True)
+    assert [(await cdn.get(E1, path)).status for path in ("/assets/never-seen-2", "/page")] == [502, 502]
+    host.unblock()
+    assert (await cdn.get(E1, "/page")).status == 200
 
 
 async def test_an_origin_that_is_slow_is_waited_for_no_longer_than_its_patience(served: Any) -> None:
