@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -213,40 +212,11 @@ class Schedules:
             query = query.order_by(col(Slot.planned).desc(), col(Slot.id).desc()).limit(max(1, min(limit, 1000)))
             return tuple((await session.exec(query)).all())
 
-    async def hold(self, names: str | Sequence[str], by: str) -> tuple[str, ...]:
-        """Hold schedules back while `by` (`restore of shop`) works; give their names.
-
-        `names` may hold patterns (`backup-*`). Their due times are recorded as skipped, saying who holds them.
-        Raises `Conflict` when somebody else holds one of them: then none is taken.
-        """
-        if not by:
-            raise Invalid("say who holds the schedules.", field="by")
-        return await self._set_held(names, by, lambda row: row.held_by in ("", by))
-
-    async def release(self, by: str) -> tuple[str, ...]:
-        """Let go of every schedule that `by` holds; give their names."""
-        async with self._deck.db.write() as session:
-            rows = (await session.exec(select(Schedule).where(Schedule.held_by == by))).all() if by else ()
-            for row in rows:
-                row.held_by, row.version = "", row.version + 1
-            return tuple(row.name for row in rows)
-
     async def serve(self, stop: asyncio.Event) -> None:
         """Turn due times into jobs until `stop`; any number of nodes may do this at once."""
         from opsdeck.jobs.clockwork import Clockwork
 
         await Clockwork(self._deck, now=self._now).run(stop)
-
-    async def _set_held(self, names: str | Sequence[str], by: str, free: Callable[[Schedule], bool]) -> tuple[str, ...]:
-        patterns = [names] if isinstance(names, str) else list(names)
-        async with self._deck.db.write() as session:
-            every = (await session.exec(select(Schedule).order_by(Schedule.name))).all()
-            rows = [row for row in every if any(fnmatchcase(row.name, pattern) for pattern in patterns)]
-            for row in rows:
-                if not free(row):
-                    raise Conflict(f"schedule {row.name!r} is held by {row.held_by}.", hint="wait until it is over")
-                row.held_by, row.version = by, row.version + 1
-            return tuple(row.name for row in rows)
 
     async def _set_paused(self, name: str, actor: Actor, paused: bool) -> Schedule:
         async with self._deck.db.write() as session:
