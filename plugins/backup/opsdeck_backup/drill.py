@@ -86,8 +86,8 @@ async def _prove(
             )
             detail: dict[str, object] = {
                 "raw": sum(link.result.raw for link in links),
-                "fetch": round(brought.fetched, 1),
-                "prepare": round(brought.prepared, 1),
+                "fetch": brought.fetched,
+                "prepare": brought.prepared,
             }
             if params.depth == "server":
                 step.note("asking a server of its own")
