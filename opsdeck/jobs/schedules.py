@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 from sqlmodel.ext.asyncio.session import AsyncSession
@@ -19,7 +20,7 @@ from opsdeck.actor import Actor
 from opsdeck.clock import utcnow
 from opsdeck.errors import Conflict, Invalid, NotFound
 from opsdeck.jobs import consent, params
-from opsdeck.jobs.models import Schedule, Slot
+from opsdeck.jobs.models import Job, Schedule, Slot
 from opsdeck.jobs.targets import hosts_for
 from opsdeck.jobs.timing import Timing, timing
 
@@ -185,6 +186,9 @@ class Schedules:
             row = await _named(session, name)
             self._authorise(row, actor)
             await self._audit(session, actor, "schedule.removed", row, before=_summary(row))
+            # SQLite may give the number of a slot that is gone to the next one, whose run this job is not.
+            mine = select(Slot.id).where(Slot.schedule_id == row.id)
+            await session.exec(update(Job).where(col(Job.slot_id).in_(mine)).values(slot_id=None))
             await session.delete(row)
         await self._deck.incidents.close(missed_key(name))
 

@@ -185,3 +185,15 @@ async def test_a_removed_schedule_leaves_its_jobs(bench: Any) -> None:
     await bench.schedules.remove("s", ADA)
     assert len(await bench.jobs()) == 1
     assert await bench.found() == []
+
+
+async def test_the_job_of_a_removed_schedule_is_not_taken_for_the_run_of_another(bench: Any) -> None:
+    await bench.add()
+    bench.clock.move(minutes=15)
+    await bench.slots.look()
+    await bench.schedules.remove("s", ADA)
+    await bench.add(name="other")
+    bench.clock.move(minutes=15)
+    await bench.slots.look()
+    assert await bench.found() == [("12:30", "fired", "")]
+    assert len(await bench.jobs()) == 2
