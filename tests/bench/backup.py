@@ -335,8 +335,9 @@ async def console(folder: Path, fleet: Fleet, config: str) -> AsyncIterator[Deck
 async def main(given: argparse.Namespace) -> None:
     """Set the stage or find it again, measure, clear it unless it is to be kept."""
     fleet, folder = Fleet("bench-backup"), Path(given.state)
-    if not folder.exists():
+    if not folder.exists() or not fleet.hosts():
         fleet.down()
+        subprocess.run(["rm", "-rf", str(folder)], check=True)
         folder.mkdir(parents=True)
         fleet.up([HostSpec("bench-db", PACKAGES), HostSpec("bench-spare", PACKAGES)])
     db, spare = fleet.host("bench-db"), fleet.host("bench-spare")

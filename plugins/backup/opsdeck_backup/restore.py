@@ -137,7 +137,7 @@ async def _restore(job: JobRun, params: RestoreParams) -> Receipt:
             step.note("putting it in place")
             aside = f"{data}.before-{links[-1].id}.{job.id}"
             words = (brought.folder, data, aside, params.unit, found.engine.user)
-            script = Script(look.shell("switch"), (*words, *found.engine.place(brought.folder, data)))
+            script = Script(look.shell("check", "switch"), (*words, *found.engine.place(brought.folder, data)))
             done = await step.detached("switch", script, sudo=True)
         seconds = time.monotonic() - began
         said = done.stdout.decode("utf-8", "replace").splitlines()[-1:]

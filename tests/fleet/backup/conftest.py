@@ -169,7 +169,7 @@ class World:
         columns = "id INT PRIMARY KEY AUTO_INCREMENT, noise VARBINARY(1000)"
         self.sql(f"CREATE OR REPLACE TABLE shop.bulk ({columns})")
         for _ in range(mib):
-            self.sql("INSERT INTO shop.bulk (noise) SELECT RANDOM_BYTES(1000) FROM seq_1_to_1000")
+            self.sql("USE shop; INSERT INTO bulk (noise) SELECT RANDOM_BYTES(1000) FROM seq_1_to_1000")
         await self.set(limit=limit, full_hours=1000)
 
     def part(self, name: str) -> int | None:

@@ -22,6 +22,7 @@ async def test_a_host_with_too_little_room_is_refused_before_anything_is_done(wo
     small = lab.host("small1")
     await world.enrol(small)
     await world.good("run", target="shop")
+    small.fill(leave_kb=20_000)
     said = await world.bad("restore", target="shop", onto="small1")
     assert "MiB left, and unpacking takes" in said
     assert "MiB left, and unpacking takes" in await world.bad("drill", target="shop", host="small1", depth="read")
