@@ -18,7 +18,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from opsdeck.actor import Actor
 from opsdeck.clock import utcnow
-from opsdeck.errors import Conflict, Invalid, NotFound
+from opsdeck.errors import Conflict, NotFound
 from opsdeck.jobs import consent, params
 from opsdeck.jobs.models import Job, Schedule, Slot
 from opsdeck.jobs.targets import hosts_for
