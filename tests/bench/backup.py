@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
 import re
 import secrets
 import socket
@@ -18,6 +17,7 @@ import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,14 +82,11 @@ def fill(db: LabHost, mib: int) -> None:
         sql(db, f"CREATE TABLE {table} ({columns}, KEY k_{number} (k)) CHARSET latin1")
         new = f"SELECT RAND() * {rows}, {words}, {pad} FROM seq_1_to_50000"  # noqa: S608
         for _ in range(-(-rows // 50_000)):
-            sql(db, f"INSERT INTO {table} (k, c, pad) {new}")
+            sql(db, f"USE bench; INSERT INTO {table} (k, c, pad) {new}")
 
     sql(db, "CREATE DATABASE bench")
-    with contextlib.ExitStack() as stack:
-        for number in range(1, TABLES + 1):
-            thread = threading.Thread(target=one, args=(number,))
-            thread.start()
-            stack.callback(thread.join)
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(one, range(1, TABLES + 1)))
 
 
 @dataclass
@@ -201,7 +198,8 @@ class Stage:
             raise SystemExit(f"{action}: {job.error} {steps} {lines}")
         if self.given.lines:
             for line in await self.deck.jobs.log(job.id or 0):
-                print(f"    {line.at:%H:%M:%S.%f} {line.text[:150]}")
+                if line.stream != "cmd":
+                    print(f"    {line.at:%H:%M:%S.%f} {line.text[:150]}")
         return dict(job.receipt or {})
 
     async def fill(self) -> None:
@@ -366,5 +364,4 @@ if __name__ == "__main__":
     parser.add_argument("--state", default="/var/tmp/opsdeck-bench-backup", help="where the console and the store lie")
     parser.add_argument("--keep", action="store_true", help="leave all standing for another call")
     parser.add_argument("--lines", action="store_true", help="print the jobs' logs")
-    os.umask(0o077)
     asyncio.run(main(parser.parse_args()))

@@ -44,9 +44,9 @@ async def settle(world: Any, full: str) -> None:
 
 
 async def test_a_killed_part_leaves_an_orphan_at_most_and_the_next_run_goes_on_from_the_last_good_one(world):
-    await world.slow(limit="off")
+    await world.slow(24, limit="off")
     full = await world.good("run", target="shop")
-    await world.set(limit="5M", full_hours=1000)
+    await world.set(limit="6M", full_hours=1000)
     for name, unit in EVERY:
         for percent in (10, 50, 99):
             if (name, percent) in QUICK:
@@ -62,9 +62,9 @@ async def test_a_killed_part_leaves_an_orphan_at_most_and_the_next_run_goes_on_f
 
 @pytest.mark.campaign
 async def test_every_part_killed_at_every_point(world):
-    await world.slow(limit="off")
+    await world.slow(24, limit="off")
     full = await world.good("run", target="shop")
-    await world.set(limit="5M", full_hours=1000)
+    await world.set(limit="6M", full_hours=1000)
     for name, unit in EVERY:
         for percent in (10, 50, 99):
             said = await kill(world, name, full[unit] * percent // 100)
