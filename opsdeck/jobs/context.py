@@ -6,7 +6,7 @@ logged (redacted), bounded by the job's clocks, ended on the host when the job i
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -151,6 +151,17 @@ class JobRun(Protocol):
 
     def lease(self, name: str, purpose: str, *, wait: float = 0) -> AbstractAsyncContextManager[int]:
         """Hold a resource for a while; give the fencing number. Raises `Conflict`, saying who holds it since when."""
+        ...
+
+    def hold_schedules(
+        self, purpose: str, chosen: Callable[[str, Mapping[str, Any]], bool]
+    ) -> AbstractAsyncContextManager[tuple[str, ...]]:
+        """Hold back schedules of this plugin for a while: those whose action and parameters `chosen` picks.
+
+        Gives their names. Their due times are recorded as skipped, saying which job holds them and its `purpose`. They
+        go on after the block, and at the latest when the job ends, whatever ends it. Raises `Conflict` when another
+        job holds one of them.
+        """
         ...
 
     def publish(self, event: Event) -> None:

@@ -22,6 +22,7 @@ from opsdeck.audit.entry import Record
 from opsdeck.clock import utcnow
 from opsdeck.errors import Conflict, Unavailable
 from opsdeck.events import JobChanged, LogWritten
+from opsdeck.jobs import holds
 from opsdeck.jobs.lines import Line, storable
 from opsdeck.jobs.log import Entry, chunks
 from opsdeck.jobs.models import Job, LogChunk, State, Step
@@ -294,6 +295,8 @@ class Ledger:
                 await connection.execute(_UPDATE_STEP, rows)
             if batch.entries:
                 await connection.execute(insert(LogChunk), chunks(self._job_id, self._next, batch.entries))
+            if done is not None:
+                await holds.let_go(session, self._job_id)
             if notes:
                 await self._audit.append_many(session, notes)
         self._forget(batch)

@@ -7,13 +7,14 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opsdeck.actor import Actor
 from opsdeck.clock import utcnow
 from opsdeck.errors import Invalid, NotFound, OpsDeckError
 from opsdeck.events import Event
+from opsdeck.jobs import holds
 from opsdeck.jobs.endings import Ending
 from opsdeck.jobs.ledger import Ledger
 from opsdeck.jobs.lines import cut
@@ -218,6 +219,22 @@ class JobWork:
         """Hold a resource for a while; give the fencing number. Raises `Conflict`, saying who holds it since when."""
         async with self._deck.leases.hold([name], f"job:{self.id}", purpose, wait=wait) as (grant,):
             yield grant.fence
+
+    @contextlib.asynccontextmanager
+    async def hold_schedules(
+        self, purpose: str, chosen: Callable[[str, Mapping[str, Any]], bool]
+    ) -> AsyncIterator[tuple[str, ...]]:
+        """Hold back schedules of this plugin's actions while the block runs; give their names."""
+        async with self.db.write() as session:
+            held = await holds.take(
+                session, self.id, purpose, lambda row: row.plugin == self.plugin and chosen(row.action, row.params)
+            )
+        try:
+            yield held
+        finally:
+            if self.ending is None or not self.ending.silent:
+                async with self.db.write() as session:
+                    await holds.let_go(session, self.id)
 
     def publish(self, event: Event) -> None:
         """Tell that something happened."""

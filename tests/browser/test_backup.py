@@ -25,6 +25,7 @@ LOOKS = {
     "wide-dark-zh": {"viewport": WIDE, "color_scheme": "dark", "locale": "zh-CN"},
     "narrow-light-zh": {"viewport": NARROW, "color_scheme": "light", "locale": "zh-CN", "has_touch": True},
 }
+PLACES = ("/p/backup/", "/p/backup/shop", "/p/backup/wiki")
 BROADER = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
 
@@ -82,7 +83,7 @@ def kept(console: Any) -> Any:
                     host="web2",
                     ok=True,
                     seconds=214.0,
-                    detail={"raw": 1},
+                    detail={"raw": 7_500_000_000},
                 )
             )
 
@@ -100,11 +101,13 @@ def test_every_page_fits_and_speaks(kept: Any, open_tab: Callable[..., Any], loo
             "/p/backup/wiki",
             "/actions/backup/target",
             "/actions/backup/restore?target=shop",
+            "/p/backup/shop/restore",
+            "/p/backup/shop/keep",
         ):
             answer = page.goto(path)
             assert answer.status == 200, path
             assert page.evaluate(BROADER) <= 0, f"{path} is broader than the window"
-            if look.endswith("zh") and path.startswith("/p/"):
+            if look.endswith("zh") and path in PLACES:
                 assert "最新备份" in page.inner_text("main")
                 words = re.findall(
                     r"\b(Newest backup|Back up now|Restores in|proven|may go)\b", page.inner_text("main")
@@ -124,10 +127,30 @@ def test_the_list_says_what_is_wrong_and_leads_to_the_chain(kept: Any, admin: An
     for link in kept:
         assert link.id in text
     assert "the stream broke: store (1)" in text
-    restore = admin.locator(f"a[href='/actions/backup/restore?target=shop&backup={kept[2].id}']")
-    restore.click()
-    assert admin.locator("input[name=backup]").input_value() == kept[2].id
-    assert admin.locator("input[name=target]").input_value() == "shop"
+    admin.locator(f"a[href='/p/backup/shop/restore?backup={kept[2].id}']").click()
+    admin.wait_for_url("**/restore?backup=*")
+    assert admin.locator("select[name=backup]").input_value() == kept[2].id
+
+
+def test_the_wizard_says_what_it_takes_and_asks_for_consent_only_after_a_look(kept: Any, admin: Any) -> None:
+    admin.goto("/p/backup/shop/restore")
+    assert "web1, where it ran" in admin.inner_text("select[name=onto]")
+    newest = admin.inner_text("#about")
+    with admin.expect_response("**/p/backup/shop/restore?backup=*"):
+        admin.select_option("select[name=backup]", kept[0].id)
+    admin.wait_for_function("before => document.querySelector('#about').innerText !== before", arg=newest)
+    assert "2.4" in admin.inner_text("#about") or "2.2" in admin.inner_text("#about")
+    assert admin.locator("input[name=_confirm]").count() == 0
+    admin.get_by_role("button", name="Check, and show what would happen").click()
+    admin.wait_for_selector("#plan :text('onto'), #plan .notice, #plan [role=alert]")
+
+
+def test_what_is_kept_is_said_with_the_reason_and_a_store_that_is_away_is_named(kept: Any, admin: Any) -> None:
+    admin.goto("/p/backup/shop/keep")
+    for link in (kept[0], kept[1]):
+        assert link.planned.chain in admin.inner_text("main")
+    assert "stays:" in admin.inner_text("main")
+    admin.wait_for_selector("#orphans .notice, #orphans [role=alert], #orphans :text('no secret')")
 
 
 def test_an_unknown_target_is_an_honest_404(admin: Any) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -116,19 +115,26 @@ async def bring(
     memory: int,
     prepare: bool = True,
 ) -> Brought:
-    """Fetch, verify, decrypt and unpack each link, then prepare them into one copy in `folder`/0."""
-    began = time.monotonic()
+    """Fetch, verify, decrypt and unpack each link and, meanwhile, prepare them into one copy in `folder`/0."""
     folders = [f"{folder}/{number}" for number in range(len(links))]
+    commands = engine.prepare(folders, memory) if prepare else ()
+    words = [folder, engine.extractor, str(len(links))]
+    for link in links:
+        words += [f"{store.root}/{link.planned.object}", link.result.sha256, str(link.result.stored)]
+    words.append(str(len(commands)))
+    for command in commands:
+        words += [str(len(command)), *command]
+    step.note(f"bringing {len(links)} parts" if len(links) > 1 else "bringing it")
+    script = Script(look.shell("common", "pass", "bring"), (links[-1].id, rclone, *words))
     secrets = look.sealed(store.config, None, identity)
-    for number, link in enumerate(links):
-        step.note(f"fetching {number + 1} of {len(links)}")
-        where = (f"{store.root}/{link.planned.object}", link.result.sha256, str(link.result.stored), engine.extractor)
-        script = Script(look.shell("common", "fetch"), (link.id, rclone, folders[number], *where))
-        await step.detached(f"fetch-{number}", script, sudo=True, stdin=secrets)
-    fetched = time.monotonic()
-    if prepare:
-        for number, words in enumerate(engine.prepare(folders, memory)):
-            step.note(f"preparing {number + 1} of {len(links)}")
-            script = Script(look.shell("engine"), (f"{folder}/prepare-{number}.log", *words))
-            await step.detached(f"prepare-{number}", script, sudo=True)
-    return Brought(folders[0], fetched - began, time.monotonic() - fetched)
+    done = await step.detached("bring", script, sudo=True, stdin=secrets)
+    return Brought(folders[0], *_took(done.stdout))
+
+
+def _took(output: bytes) -> tuple[float, float]:
+    """Read the last line: seconds until all was fetched, and from then until it was prepared."""
+    words = output.decode("utf-8", "replace").splitlines()[-1:]
+    match words[0].split() if words else []:
+        case ["took", fetched, prepared]:
+            return float(fetched), float(prepared)
+    return 0.0, 0.0

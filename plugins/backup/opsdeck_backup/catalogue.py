@@ -95,7 +95,7 @@ def item_of(manifest: Manifest) -> Item:
         kind=planned.kind,
         reason=planned.reason,
         state=ItemState.GOOD,
-        started=result.started,
+        started=manifest.at,
         finished=result.finished,
         raw=result.raw,
         stored=result.stored,

@@ -45,7 +45,7 @@ class Chain:
     @property
     def began(self) -> datetime:
         """Give when the full backup began."""
-        return (self.links or self.broken)[0].result.started
+        return (self.links or self.broken)[0].at
 
     @property
     def stored(self) -> int:
@@ -145,9 +145,9 @@ def decide(
         return Next(None, "the recipients were changed")
     if len(chain.links) > rules.chain_length:
         return Next(None, f"the chain has {rules.chain_length} increments")
-    if now - first.result.started >= timedelta(hours=rules.full_hours):
+    if now - first.at >= timedelta(hours=rules.full_hours):
         return Next(None, f"the full backup is older than {rules.full_hours} h")
-    if now < chain.last.result.started - timedelta(minutes=5):
+    if now < chain.last.at - timedelta(minutes=5):
         return Next(None, f"the clock stands before the last backup ({chain.last.id})")
     return Next(chain.last, "follows on the last backup")
 
@@ -186,13 +186,13 @@ def judge(chains: Sequence[Chain], rules: Rules, *, pinned: Iterable[str] = (), 
     for word, form, many in periods:
         seen: set[str] = set()
         for link, chain in links:
-            when = link.result.started.strftime(form)
+            when = link.at.strftime(form)
             if when in seen:
                 continue
             if len(seen) >= many:
                 break
             seen.add(when)
-            reasons.setdefault(chain.id, Said(word, {"time": f"{link.result.started:%Y-%m-%d %H:%M}"}))
+            reasons.setdefault(chain.id, Said(word, {"time": f"{link.at:%Y-%m-%d %H:%M}"}))
     unruled = not any(many for _, _, many in periods)
     verdicts = []
     for chain in sorted(chains, key=lambda one: one.id):
@@ -200,7 +200,7 @@ def judge(chains: Sequence[Chain], rules: Rules, *, pinned: Iterable[str] = (), 
             verdicts.append(Verdict(chain, True, reasons[chain.id]))
         elif unruled:
             verdicts.append(Verdict(chain, True, Said(marked("no rule says that anything goes"))))
-        elif any(link.result.started > now for link in (*chain.links, *chain.broken)):
+        elif any(link.at > now for link in (*chain.links, *chain.broken)):
             verdicts.append(Verdict(chain, True, Said(marked("it is from the future: look at the clocks"))))
         else:
             verdicts.append(

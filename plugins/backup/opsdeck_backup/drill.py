@@ -86,14 +86,14 @@ async def _prove(
             )
             detail: dict[str, object] = {
                 "raw": sum(link.result.raw for link in links),
-                "fetch": round(brought.fetched, 1),
-                "prepare": round(brought.prepared, 1),
+                "fetch": brought.fetched,
+                "prepare": brought.prepared,
             }
             if params.depth == "server":
                 step.note("asking a server of its own")
                 began = time.monotonic()
                 words = (brought.folder, found.engine.user, str(room.prepare_memory), *found.row.questions)
-                done = await step.detached("server", Script(look.shell("drill"), words), sudo=True)
+                done = await step.detached("server", Script(look.shell("check", "drill"), words), sudo=True)
                 detail |= {"check": round(time.monotonic() - began, 1), "tables": tables(done.stdout)}
         step.note(f"proven: {params.depth}")
     return detail

@@ -41,7 +41,7 @@ class Standing:
 def judge(row: Target, items: Sequence[Item], proofs: Sequence[Proof], now: datetime) -> Standing:
     """Say how a target stands; `items` and `proofs` the newest first."""
     good = [item for item in items if item.state == ItemState.GOOD]
-    last = max(good, key=lambda item: item.started) if good else None
+    last = max(good, key=lambda item: item.id) if good else None
     proof = proofs[0] if proofs else None
     rto = next((one.seconds for one in proofs if one.ok and one.depth in ("server", "restore")), None)
     missing = [item for item in items if item.state == ItemState.MISSING]

@@ -44,6 +44,8 @@ class Planned(_Part):
     object: str
     """Path of the data below the target's folder."""
     recipients: tuple[str, ...]
+    at: datetime | None = None
+    """When it was settled by the console's clock, which ages are told by; the host's may be wrong."""
 
     @field_validator("id", "chain")
     @classmethod
@@ -78,6 +80,11 @@ class Manifest(_Part):
     def id(self) -> str:
         """Give the backup's name."""
         return self.planned.id
+
+    @property
+    def at(self) -> datetime:
+        """Give when it began, by the console's clock."""
+        return self.planned.at or self.result.started
 
     def _lines(self, text: str) -> dict[str, str]:
         try:

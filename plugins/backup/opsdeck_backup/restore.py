@@ -53,13 +53,18 @@ def _touches(params: RestoreParams, _hosts: Sequence[str]) -> Sequence[str]:
     return [f"backup:{params.target}"]
 
 
-def _estimate(proofs: Sequence[Proof], links: Sequence[Manifest]) -> str:
-    """Say how long it will take, from the newest proof that has sizes; "" without one."""
+def estimate(proofs: Sequence[Proof], links: Sequence[Manifest]) -> float | None:
+    """Say how many seconds it will take, by the newest proof that has sizes; None without one."""
     raw = sum(link.result.raw for link in links)
     for proof in proofs:
         if proof.ok and proof.depth in ("server", "restore") and proof.detail.get("raw"):
-            return f"about {max(1, round(proof.seconds * raw / proof.detail['raw']))} s, as the last one took"
-    return ""
+            return float(proof.seconds * raw / proof.detail["raw"])
+    return None
+
+
+async def _busy(run: JobRun | PlanRun, params: RestoreParams) -> set[str]:
+    """Give the targets that must not be backed up meanwhile: the one that is restored, and those of the host."""
+    return {params.target, *(row.name for row in await catalogue.targets(run) if row.host == params.onto)}
 
 
 async def _plan(run: PlanRun, params: RestoreParams) -> Plan:
@@ -86,8 +91,14 @@ async def _plan(run: PlanRun, params: RestoreParams) -> Plan:
         )
     )
     changes.append(Change(params.onto, Verb.RESTART, params.unit))
-    estimate = _estimate(await catalogue.proofs(run, params.target), links)
-    notes = (f"room: {has.disk} MiB left, {bring.needed(links)} MiB needed", *((estimate,) if estimate else ()))
+    seconds = estimate(await catalogue.proofs(run, params.target), links)
+    there = server.program or server.version or "none yet"
+    notes = (
+        f"version: made on {links[-1].planned.server}; there: {there}",
+        f"room: {has.disk} MiB left, {bring.needed(links)} MiB needed",
+        f"time: about {seconds:.0f} s, as the last one took" if seconds else "time: unknown before the first drill",
+        f"held meanwhile: the schedules of {', '.join(sorted(await _busy(run, params)))}",
+    )
     return Plan(tuple(changes), notes)
 
 
@@ -97,8 +108,15 @@ async def _restore(job: JobRun, params: RestoreParams) -> Receipt:
     links = chains.path_to(holding.chains, params.backup)
     identity = await targets.identity(job, found.row, params.key)
     began = time.monotonic()
-    purpose = f"restore of {links[-1].id}"
-    async with job.lease(f"database:{params.onto}", purpose), job.step(params.onto) as step:
+    purpose = f"restore of {params.target} onto {params.onto}"
+    busy = await _busy(job, params)
+    async with (
+        job.hold_schedules(purpose, lambda _action, given: given.get("target") in busy) as held,
+        job.lease(f"database:{params.onto}", purpose),
+        job.step(params.onto) as step,
+    ):
+        if held:
+            job.log(f"held meanwhile: the schedules {', '.join(held)}")
         bring.check_room(params.onto, links, await bring.room(step))
         rclone = await look.tools(step, found.engine, server=True)
         server = await look.at(step, found.engine, rclone=rclone)
@@ -119,7 +137,7 @@ async def _restore(job: JobRun, params: RestoreParams) -> Receipt:
             step.note("putting it in place")
             aside = f"{data}.before-{links[-1].id}.{job.id}"
             words = (brought.folder, data, aside, params.unit, found.engine.user)
-            script = Script(look.shell("switch"), (*words, *found.engine.place(brought.folder, data)))
+            script = Script(look.shell("check", "switch"), (*words, *found.engine.place(brought.folder, data)))
             done = await step.detached("switch", script, sudo=True)
         seconds = time.monotonic() - began
         said = done.stdout.decode("utf-8", "replace").splitlines()[-1:]
@@ -127,8 +145,8 @@ async def _restore(job: JobRun, params: RestoreParams) -> Receipt:
         step.note(f"restored in {seconds:.0f} s")
     detail = {
         "raw": sum(link.result.raw for link in links),
-        "fetch": round(brought.fetched, 1),
-        "prepare": round(brought.prepared, 1),
+        "fetch": brought.fetched,
+        "prepare": brought.prepared,
     }
     await catalogue.prove(
         job,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from opsdeck.api import Action, OpsDeckError, Receipt, Recover, Risk, Script, Sensitive, Targets, stamp, utcnow
-from opsdeck_backup import catalogue, chains, keep, look, targets
+from opsdeck_backup import catalogue, chains, keep, look, targets, watch
 from opsdeck_backup.engines import Order, Server
 from opsdeck_backup.manifests import Planned
 from opsdeck_backup.models import Item
@@ -68,7 +68,7 @@ def script(found: Opened, planned: Planned, server: Server, parent: chains.Next,
         *accounts,
         *engine.backup(order),
     )
-    return Script(look.shell("common", "backup"), (planned.id, rclone, *words))
+    return Script(look.shell("common", "pass", "backup"), (planned.id, rclone, *words))
 
 
 async def _take(job: JobRun, params: RunParams) -> Receipt:
@@ -151,6 +151,7 @@ def plan(
         host=row.host,
         object=f"{DATA}/{name}.xb.zst.age",
         recipients=tuple(row.recipients),
+        at=utcnow(),
     )
     return planned, following
 
@@ -162,6 +163,8 @@ async def _commit(job: JobRun, step: StepRun, found: Opened, name: str) -> Recei
         why = holding.damaged.get(name, "the store has no manifest of it")
         await catalogue.failed(job, name, why)
         raise OpsDeckError(f"the backup {name} ended well, yet {why}.", hint="look at the store, then run it again")
+    if abs(ahead := made.result.started - made.at) > watch.AHEAD:
+        step.log(f"the clock of {found.row.host} is {ahead / timedelta(minutes=1):+.0f} min off: look at it", "bad")
     await job.close_incident(f"backup:{found.row.name}:rpo")
     step.note(f"{made.planned.kind}, {made.result.stored} bytes")
     swept = await keep.sweep(job, found, holding)

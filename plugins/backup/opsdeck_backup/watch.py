@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlmodel import col, func, select
+from sqlmodel import col, select
 
 from opsdeck.api import Service, utcnow
 from opsdeck_backup import catalogue
@@ -18,18 +18,22 @@ if TYPE_CHECKING:
     from opsdeck.api import Deck, JobRun, ServiceRun
 
 PAUSE = 20.0
+AHEAD = timedelta(minutes=5)
+"""How far two clocks may be apart before it is said."""
 
 
 async def newest(holder: Deck | JobRun | ServiceRun, target: str) -> datetime | None:
     """Give when the newest good backup of a target began; None when there is none."""
     async with holder.db.read() as session:
-        query = select(func.max(col(Item.started))).where(Item.target == target, Item.state == ItemState.GOOD)
-        return (await session.exec(query)).one()
+        good = select(Item.started).where(Item.target == target, Item.state == ItemState.GOOD)
+        return (await session.exec(good.order_by(col(Item.id).desc()).limit(1))).first()
 
 
 def late(row: Target, last: datetime | None, now: datetime) -> Said:
     """Say what is wrong with the age of a target's newest backup."""
     since = last or row.created
+    if since - now > AHEAD:
+        return Said(marked("The newest backup is from the future: look at the clocks."))
     if now - since <= timedelta(minutes=row.rpo_minutes):
         return Said()
     values: dict[str, str | int] = {"hours": f"{(now - since) / timedelta(hours=1):.1f}", "minutes": row.rpo_minutes}

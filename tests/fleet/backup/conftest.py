@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -31,6 +33,17 @@ from opsdeck.settings import Settings
 
 BOSS = Actor("boss@cli", Role.ADMIN, Door.CLI, stepped_up=True)
 MARIADB = ("mariadb-server", "mariadb-backup", "zstd", "age")
+SHOP = {"name": "shop", "host": "bk-db", "remote": "store:backups", "store_secret": "s3", "key_secret": "key"}
+PARTS = {
+    "engine": ("mariadb-backup", "--backup"),
+    "scan": ("perl", "/raw"),
+    "zstd": ("zstd", "-T"),
+    "age": ("age", "recipients"),
+    "hash": ("perl", "/stored"),
+    "digest": ("rclone", "hashsum"),
+    "store": ("rclone", "rcat"),
+}
+"""The parts of the pipe: the program's name, and a word that its command line has."""
 
 
 class S3:
@@ -110,6 +123,15 @@ class World:
     db: LabHost
     spare: LabHost
 
+    async def enrol(self, host: LabHost) -> None:
+        """Put a host into the inventory, its key pinned."""
+        async with self.deck.db.write() as session:
+            row = Host(name=host.name, address=host.address, user="ops", credential="lab", sudo="nopasswd")
+            session.add(row)
+            await session.flush()
+            pinned = {"algorithm": host.host_key.split()[0], "public": host.host_key, "state": "pinned"}
+            session.add(HostKey(host_id=row.id, fingerprint="x", **pinned))
+
     async def run(self, action: str, **params: Any) -> Any:
         """Run an action; give its job."""
         return await self.deck.jobs.run(Submission("backup", action, params, confirm=action), BOSS)
@@ -130,10 +152,53 @@ class World:
         steps = [step.error for step in await self.deck.jobs.steps(job.id) if step.error]
         return " ".join([job.error, *steps])
 
+    async def plan(self, action: str, **params: Any) -> Any:
+        """Ask an action for its plan."""
+        return await self.deck.jobs.plan(Submission("backup", action, params, confirm=action), BOSS)
 
-def sql(host: LabHost, text: str, *, timeout: float = 120) -> str:
-    """Ask a host's database as root."""
-    return host.execute(["mariadb", "-N", "-B"], stdin=text, timeout=timeout).strip()
+    async def set(self, **more: Any) -> None:
+        """Set the target `shop` anew."""
+        await self.good("target", **SHOP | more)
+
+    def sql(self, text: str, *, host: LabHost | None = None, timeout: float = 120) -> str:
+        """Ask a host's database as root."""
+        return (host or self.db).execute(["mariadb", "-N", "-B"], stdin=text, timeout=timeout).strip()
+
+    async def slow(self, mib: int = 20, limit: str = "3M") -> None:
+        """Make a full backup take some seconds: data that does not shrink, and a narrow way."""
+        columns = "id INT PRIMARY KEY AUTO_INCREMENT, noise VARBINARY(1000)"
+        self.sql(f"CREATE OR REPLACE TABLE shop.bulk ({columns})")
+        for _ in range(mib):
+            self.sql("USE shop; INSERT INTO bulk (noise) SELECT RANDOM_BYTES(1000) FROM seq_1_to_1000")
+        await self.set(limit=limit, full_hours=1000)
+
+    def part(self, name: str) -> int | None:
+        """Give the process of a part of the backup that runs, as this machine numbers it."""
+        program, word = PARTS[name]
+        for pid in self.db.processes():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/comm").read_text().strip() == program:
+                    line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                    if word in line:
+                        return pid
+        return None
+
+    async def streaming(self, name: str = "engine", amount: int = 1, seconds: float = 60) -> int:
+        """Wait until a part of the backup has taken in (the engine: given out) that many bytes; give its process."""
+        field = "wchar" if name == "engine" else "rchar"
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            pid = self.part(name)
+            while pid is not None:
+                try:
+                    told = Path(f"/proc/{pid}/io").read_text()
+                except OSError:
+                    break
+                if int(told.split(f"{field}: ")[1].split()[0]) >= amount:
+                    return pid
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.05)
+        pytest.fail(f"no {name} came so far")
 
 
 @pytest.fixture(scope="session")
@@ -161,18 +226,11 @@ async def world(fleet: Fleet, databases: tuple[LabHost, LabHost], s3: S3, tmp_pa
         await deck.secrets.set("s3", Sensitive(s3.config), kind="rclone-config", actor=BOSS)
         identity, _ = keys.new_identity()
         await deck.secrets.set("key", identity, kind="age-identity", actor=BOSS)
-        async with deck.db.write() as session:
-            for lab in databases:
-                row = Host(name=lab.name, address=lab.address, user="ops", credential="lab", sudo="nopasswd")
-                session.add(row)
-                await session.flush()
-                pinned = {"algorithm": lab.host_key.split()[0], "public": lab.host_key, "state": "pinned"}
-                session.add(HostKey(host_id=row.id, fingerprint="x", **pinned))
         made = World(deck, s3, db, spare)
-        sql(db, "DROP DATABASE IF EXISTS shop; CREATE DATABASE shop; USE shop; CREATE TABLE shop.orders "
+        for host in databases:
+            await made.enrol(host)
+        made.sql("DROP DATABASE IF EXISTS shop; CREATE DATABASE shop; USE shop; CREATE TABLE shop.orders "
                 "(id INT PRIMARY KEY AUTO_INCREMENT, note VARCHAR(200)) ENGINE=InnoDB; "
                 "INSERT INTO shop.orders (note) SELECT CONCAT('order ', seq) FROM seq_1_to_1000")  # fmt: skip
-        await made.good(
-            "target", name="shop", host="bk-db", remote="store:backups", store_secret="s3", key_secret="key"
-        )
+        await made.set()
         yield made

@@ -5,13 +5,22 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
+from datetime import timedelta
 from typing import Any
 
+import pytest
+from opsdeck_backup import keep, take
+
+from opsdeck.actor import Actor, Door, Role
+from opsdeck.clock import utcnow
+from opsdeck.jobs.engine import served
+from opsdeck.jobs.schedules import ScheduleIn
+from opsdeck.jobs.slots import Slots
+from opsdeck.lab.fleet import HostSpec
+
+BOSS = Actor("boss@cli", Role.ADMIN, Door.CLI, stepped_up=True)
+
 ROUNDS = 5
-
-
-def sql(host: Any, text: str) -> str:
-    return str(host.execute(["mariadb", "-N", "-B"], stdin=text, timeout=120)).strip()
 
 
 class Client(threading.Thread):
@@ -51,8 +60,20 @@ class Client(threading.Thread):
         self._talk.wait()
 
 
+def check(world: Any, client: Client, host: Any, began: float, ended: float) -> None:
+    """Compare a restored host row by row with what the client knows to be committed when the backup was taken."""
+    said = world.sql("SELECT id, what = REPEAT(MD5(id), 4) FROM shop.ledger ORDER BY id", host=host)
+    rows = [line.split("\t") for line in said.split("\n")]
+    there = [int(number) for number, _ in rows]
+    assert all(right == "1" for _, right in rows)
+    assert there == list(range(1, len(there) + 1)), "a commit is missing between others"
+    before = sum(1 for _, at in client.confirmed if at < began)
+    after = sum(1 for _, at in client.confirmed if at <= ended) + 1
+    assert 0 < before <= len(there) <= after
+
+
 async def test_a_lost_server_comes_back_as_it_was_when_its_newest_backup_was_taken(world):
-    sql(world.db, "CREATE TABLE shop.ledger (id INT PRIMARY KEY, what CHAR(128)) ENGINE=InnoDB")
+    world.sql("CREATE TABLE shop.ledger (id INT PRIMARY KEY, what CHAR(128)) ENGINE=InnoDB")
     client = Client(world.db)
     client.start()
     try:
@@ -68,17 +89,50 @@ async def test_a_lost_server_comes_back_as_it_was_when_its_newest_backup_was_tak
         told = await world.good("restore", target="shop", onto="bk-spare")
         last, began, ended = made[-1]
         assert (told["backup"], told["links"]) == (last["backup"], ROUNDS)
-        rows = [
-            line.split("\t")
-            for line in sql(world.spare, "SELECT id, what = REPEAT(MD5(id), 4) FROM shop.ledger ORDER BY id").split(
-                "\n"
-            )
-        ]
-        there = [int(number) for number, _ in rows]
-        assert all(right == "1" for _, right in rows)
-        assert there == list(range(1, len(there) + 1)), "a commit is missing between others"
-        before = sum(1 for _, at in client.confirmed if at < began)
-        after = sum(1 for _, at in client.confirmed if at <= ended) + 1
-        assert 0 < before <= len(there) <= after
+        check(world, client, world.spare, began, ended)
+    finally:
+        world.db.start()
+
+
+@pytest.mark.campaign
+async def test_a_week_of_hourly_backups_and_one_action_that_brings_the_newest_onto_a_new_host(world, lab, monkeypatch):
+    hours = 0
+    for module in (take, keep):
+        monkeypatch.setattr(module, "utcnow", lambda: utcnow() + timedelta(hours=hours))
+    await world.set(full_hours=24, keep_daily=2, keep_chains=2, read_back=True)
+    given = ScheduleIn(name="hourly", plugin="backup", action="run", params={"target": "shop"}, every_seconds=3600)
+    await world.deck.schedules.add(given, BOSS)
+    slots = Slots(world.deck, now=lambda: utcnow() + timedelta(hours=hours, minutes=1))
+    world.sql("CREATE TABLE shop.ledger (id INT PRIMARY KEY, what CHAR(128)) ENGINE=InnoDB")
+    client = Client(world.db)
+    client.start()
+    removed = 0
+    try:
+        async with served(world.deck.jobs.engine):
+            for hour in range(1, 7 * 24 + 1):
+                hours = hour
+                began = time.time()
+                await slots.look()
+                (slot,) = await world.deck.schedules.slots("hourly", limit=1)
+                assert slot.state == "fired", slot.reason
+                job = await world.deck.jobs.ended(slot.job_id)
+                assert job.state == "succeeded", (hour, job.error)
+                removed += len(job.receipt["removed"])
+        ended = time.time()
+        world.db.kill()
+    finally:
+        client.stop()
+    try:
+        report = await world.good("refresh", target="shop")
+        assert (report["damaged"], report["orphans"]) == ({}, 0)
+        fulls = [file for file in world.s3.files("shop/manifests/*") if '"kind":"full"' in file.read_text()]
+        assert 2 <= len(fulls) <= 4
+        assert report["backups"] + removed == 7 * 24
+        lab.up([HostSpec("bk-new")])
+        new = lab.host("bk-new")
+        await world.enrol(new)
+        told = await world.good("restore", target="shop", onto="bk-new")
+        assert told["backup"] == job.receipt["backup"]
+        check(world, client, new, began, ended)
     finally:
         world.db.start()

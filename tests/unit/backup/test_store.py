@@ -151,6 +151,8 @@ async def test_the_watch_speaks_up_once_and_closes(shelf):
     assert "No good backup" in str(watch.late(row, None, now + timedelta(hours=3)))
     assert "2.5 h old" in str(watch.late(row, now - timedelta(hours=2.5), now))
     assert not watch.late(row, now - timedelta(hours=1), now)
+    assert not watch.late(row, now + timedelta(minutes=1), now)
+    assert "from the future" in str(watch.late(row, now + timedelta(days=1), now))
     shelf.put(now - timedelta(hours=3))
     await shelf.good("refresh", target="shop")
     (standing,) = await health.standings(shelf.deck)

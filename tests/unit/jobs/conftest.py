@@ -129,6 +129,16 @@ async def console(run, _given):
     return {"ok": True, "failed": await run.each(work, ["h2", "h3"], parallel=1)}
 
 
+async def holding(run, given):
+    async with run.hold_schedules(
+        "a test", lambda action, params: (action, params["command"]) == ("sh", "mine")
+    ) as held:
+        async with run.step("h1") as step:
+            await step.run(Script(given.command))
+        run.log("held")
+    return {"held": held}
+
+
 async def plan_console(run, _given):
     found = await run.gather(lambda host: host.run(["echo", "seen"], log=False), ["h3", "h1"])
     return Plan(tuple(Change(name, Verb.RUN, done.stdout.decode().strip()) for name, done in found.items()))
@@ -152,6 +162,7 @@ def plugin() -> types.ModuleType:
         Action("hang", "Hang", "…", step=hang),
         Action("stubborn", "Stubborn", "…", step=stubborn),
         Action("whole", "Whole", "…", run=whole),
+        Action("holding", "Holding", "…", params=Line, run=holding, targets=Targets.CONSOLE),
         Action("console", "Console", "…", params=NoParams, run=console, plan=plan_console, targets=Targets.CONSOLE),
     )
 

@@ -2,19 +2,23 @@
 
 import asyncio
 import json
+from datetime import timedelta
 
 import pytest
-from sqlmodel import select
+from sqlmodel import select, update
 
 from opsdeck.accounts.permissions import StepUpNeeded
 from opsdeck.actor import Actor, Door, Role
 from opsdeck.audit.models import AuditEntry
+from opsdeck.clock import utcnow
 from opsdeck.errors import Invalid, NotFound, Refused
+from opsdeck.jobs import holds
 from opsdeck.jobs.consent import ConsentNeeded
 from opsdeck.jobs.engine import served
 from opsdeck.jobs.jobs import Submission
-from opsdeck.jobs.models import Lease
+from opsdeck.jobs.models import Job, Lease
 from opsdeck.jobs.params import InvalidParams
+from opsdeck.jobs.schedules import ScheduleIn
 from opsdeck.secrets.sensitive import Sensitive
 
 
@@ -188,6 +192,40 @@ async def test_what_a_job_touches_is_touched_by_no_other(deck, boss, open_deck, 
         assert (await other.jobs.run(sh("true", "h2", "alone"), boss)).state == "succeeded"
         assert (await first).state == "succeeded"
     assert await deck.leases.list() == ()
+
+
+async def held(deck):
+    return {row.name: row.held_by for row in await deck.schedules.list() if row.held_by}
+
+
+async def test_schedules_are_held_for_the_block_and_no_longer_than_the_job_lives(deck, boss, open_deck, until):
+    for name, action, command in (("mine", "sh", "mine"), ("theirs", "sh", "theirs"), ("other", "look", "mine")):
+        given = ScheduleIn(
+            name=name, plugin="test", action=action, params={"command": command}, selector="h1", every_seconds=3600
+        )
+        await deck.schedules.add(given, boss)
+    holding = {"plugin": "test", "action": "holding"}
+    first = asyncio.create_task(deck.jobs.run(Submission(**holding, params={"command": "sleep 60"}), boss))
+    await until(lambda: held(deck))
+    assert await held(deck) == {"mine": "job 1: a test"}
+    refused = await deck.jobs.run(Submission(**holding, params={"command": "true"}), boss)
+    assert "held by job 1: a test" in refused.error
+    await deck.jobs.cancel(1, boss)
+    assert (await first).state == "cancelled"
+    assert await held(deck) == {}
+    job = await deck.jobs.run(Submission(**holding, params={"command": "true"}), boss)
+    assert (job.receipt, await held(deck)) == ({"held": ["mine"]}, {})
+    lost = await deck.jobs.submit(Submission(**holding, params={"command": "true"}), boss)
+    async with open_deck("dead") as dead:
+        await dead.jobs.engine.claim()
+        async with dead.db.write() as session:
+            await holds.take(session, lost.id, "a test", lambda _row: True)
+    over = update(Job).where(Job.id == lost.id).values(lease_until=utcnow() - timedelta(seconds=1))
+    async with deck.db.write() as session:
+        await session.exec(over)
+    assert len(await held(deck)) == 3
+    await deck.jobs.recover()
+    assert ((await deck.jobs.get(lost.id)).state, await held(deck)) == ("lost", {})
 
 
 async def test_a_stolen_lease_ends_the_job_that_had_it(deck, boss, monkeypatch, until):

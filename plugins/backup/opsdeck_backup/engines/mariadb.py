@@ -38,8 +38,8 @@ class MariaDB:
     def backup(self, order: Order) -> tuple[str, ...]:
         """Give the words that stream a backup. Queries are never killed: it gives up waiting for a lock after 60 s."""
         words = [
-            *("nice", "-n", "10", "ionice", "-c2", "-n7", self.tool, _OPTIONS),
-            *("--backup", "--stream=mbstream", f"--parallel={order.parallel}", f"--target-dir={RUN}/scratch"),
+            *(self.tool, _OPTIONS, "--backup", "--stream=mbstream", f"--parallel={order.parallel}"),
+            f"--target-dir={RUN}/scratch",
             *(f"--extra-lsndir={RUN}/lsn", "--open-files-limit=1048576", "--ftwrl-wait-timeout=60"),
             "--innodb-log-checkpoint-now",
         ]

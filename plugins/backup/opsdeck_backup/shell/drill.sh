@@ -18,7 +18,6 @@ chown -R "$user:$user" "$folder" || exit 1
 : >"$folder.log" && chown "$user" "$folder.log" || exit 1
 server=$(command -v mariadbd || command -v mysqld || echo /usr/sbin/mysqld)
 client=$(command -v mariadb || command -v mysql)
-check=$(command -v mariadb-check || command -v mysqlcheck)
 "$server" --defaults-file="$folder/backup-my.cnf" --datadir="$folder" --user="$user" --socket="$socket" \
   --pid-file="$folder/ask.pid" --skip-networking --skip-grant-tables --skip-slave-start --event-scheduler=OFF \
   --skip-log-bin --innodb-buffer-pool-size="${memory}M" --log-error="$folder.log" >/dev/null 2>&1 &
@@ -31,12 +30,7 @@ while ! "$client" --no-defaults --socket="$socket" -N -B -e 'SELECT 1' >/dev/nul
   sleep 0.5
 done
 echo "answers $("$client" --no-defaults --socket="$socket" -N -B -e 'SELECT VERSION()')"
-"$check" --no-defaults --socket="$socket" --all-databases --check --skip-write-binlog >"$folder.check" 2>&1 ||
-  { tail -n 8 "$folder.check"; echo "the tables could not be checked" >&2; exit 1; }
-good=$(grep -c ' OK$' "$folder.check")
-# Lines that follow a table's name tell of faults; notes of tables that cannot be checked (logs) are none.
-bad=$(grep -iE '^(error|warning)|corrupt' "$folder.check")
-[ -z "$bad" ] || { printf '%s\n' "$bad" | head -n 5; echo "tables are not sound" >&2; exit 1; }
+check_tables "$folder.check" "$client" --no-defaults --socket="$socket" || { echo "tables are not sound" >&2; exit 1; }
 [ "$good" -gt 0 ] || { echo "no table was found" >&2; exit 1; }
 echo "tables $good"
 for question in "$@"; do

@@ -8,7 +8,6 @@ export LC_ALL
 prepared=$1 data=$2 aside=$3 unit=$4 user=$5
 shift 5
 client=$(command -v mariadb || command -v mysql)
-check=$(command -v mariadb-check || command -v mysqlcheck)
 die() {
   echo "$*" >&2
   exit 1
@@ -51,11 +50,5 @@ while ! "$client" -N -B -e 'SELECT 1' >/dev/null 2>"$prepared.ask"; do
   [ "$left" -gt 0 ] || { journalctl -u "$unit" -n 12 --no-pager -o cat; back; die "$unit does not answer"; }
   sleep 0.5
 done
-"$check" --all-databases --check --skip-write-binlog >"$prepared.check" 2>&1
-status=$?
-if [ "$status" != 0 ] || grep -qiE '^(error|warning)|corrupt' "$prepared.check"; then
-  grep -iE -m 5 '^(error|warning)|corrupt' "$prepared.check"
-  back
-  die "tables are not sound after the restore"
-fi
-echo "answers; $(grep -c ' OK$' "$prepared.check") tables are sound"
+check_tables "$prepared.check" "$client" || { back; die "tables are not sound after the restore"; }
+echo "answers; $good tables are sound"

@@ -7,15 +7,17 @@ from typing import Any
 from jinja2_fragments.litestar import HTMXBlockTemplate
 from litestar import Response, get
 from litestar.di import NamedDependency
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 from litestar.plugins.htmx import HTMXRequest
 
-from opsdeck.api import Deck, utcnow
-from opsdeck_backup import catalogue, chains, health, manifests, targets
+from opsdeck.api import Deck, OpsDeckError, Submission, utcnow
+from opsdeck_backup import bring, catalogue, chains, health, manifests, restore, targets
 from opsdeck_backup.models import Item, ItemState, Target
 
 SHOWN = 30
 """Chains on a page, the newest ones."""
+CHOICES = 200
+"""Backups that are offered to be restored, the newest ones."""
 
 
 def _page(request: HTMXRequest, name: str, block: str, **context: Any) -> Response[Any]:
@@ -52,10 +54,13 @@ def _chains(items: tuple[Item, ...]) -> list[tuple[str, list[Item]]]:
     return [(name, sorted(found[name], key=lambda one: one.id)) for name in sorted(found, reverse=True)[:SHOWN]]
 
 
+def _known(items: tuple[Item, ...]) -> list[manifests.Manifest]:
+    return [manifests.read(item.manifest, file=item.id) for item in items if item.manifest and item.state == "good"]
+
+
 def _verdicts(row: Target, items: tuple[Item, ...]) -> dict[str, chains.Verdict]:
     """Say what the retention would do now, from what the catalogue knows."""
-    known = [manifests.read(item.manifest, file=item.id) for item in items if item.manifest and item.state == "good"]
-    judged = chains.judge(chains.build(known), targets.rules_of(row), now=utcnow())
+    judged = chains.judge(chains.build(_known(items)), targets.rules_of(row), now=utcnow())
     return {one.chain.id: one for one in judged}
 
 
@@ -81,4 +86,48 @@ async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[
     )
 
 
-routes = (show, one)
+@get("/{name:str}/restore")
+async def bring_back(
+    request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[str], backup: FromQuery[str] = "latest",
+    onto: FromQuery[str] = "",
+) -> Response[Any]:  # fmt: skip
+    """Choose what to bring back and where to; the action's own door checks, shows the plan and asks for consent."""
+    row = await catalogue.find(deck, name)
+    built = chains.build(_known(await catalogue.items(deck, name)))
+    there = sorted((link for chain in built for link in chain.links), key=lambda link: link.id, reverse=True)
+    links = chains.path_to(built, backup) if there else ()
+    return _page(
+        request, "restore", "about", row=row, there=there[:CHOICES], links=links, onto=onto, backup=backup,
+        needed=bring.needed(links) << 20, seconds=restore.estimate(await catalogue.proofs(deck, name), links),
+        hosts=[host.name for host in await deck.inventory.list()], hidden=max(0, len(there) - CHOICES),
+    )  # fmt: skip
+
+
+@get("/{name:str}/keep")
+async def kept(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[str]) -> Response[Any]:
+    """Show what the rules keep and what may go, chain by chain."""
+    return await _keep(request, deck, name, looked=False)
+
+
+@get("/{name:str}/orphans")
+async def orphans(
+    request: HTMXRequest, deck: NamedDependency[Deck], visitor: NamedDependency[Any], name: FromPath[str]
+) -> Response[Any]:
+    """Ask the store what lies there without a manifest."""
+    await catalogue.find(deck, name)
+    asked = Submission("backup", "clean", {"target": name})
+    try:
+        return await _keep(request, deck, name, looked=True, plan=await deck.jobs.plan(asked, visitor.actor))
+    except OpsDeckError as fault:
+        return await _keep(request, deck, name, looked=True, fault=fault)
+
+
+async def _keep(request: HTMXRequest, deck: Deck, name: str, **context: Any) -> Response[Any]:
+    row = await catalogue.find(deck, name)
+    found = _verdicts(row, await catalogue.items(deck, name))
+    verdicts = [found[chain] for chain in sorted(found, reverse=True)]
+    frees = sum(one.chain.stored for one in verdicts if not one.keep)
+    return _page(request, "keep", "orphans", row=row, verdicts=verdicts, frees=frees, **context)
+
+
+routes = (show, one, bring_back, kept, orphans)

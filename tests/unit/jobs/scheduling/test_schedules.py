@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from opsdeck.actor import Actor, Door, Role
 from opsdeck.errors import Conflict, Invalid, NotFound, OpsDeckError, Refused
+from opsdeck.jobs import holds
 from opsdeck.jobs.schedules import Overlap, ScheduleIn, SchedulePatch
 
 ADA = Actor("ada@cli", Role.ADMIN, Door.CLI, stepped_up=True)
@@ -146,23 +147,32 @@ async def test_nothing_is_planned_while_paused(bench: Any) -> None:
     assert verbs == ["schedule.added", "schedule.paused", "schedule.resumed"]
 
 
+async def hold(bench: Any, job: int, purpose: str, *names: str) -> tuple[str, ...]:
+    async with bench.deck.db.write() as session:
+        return await holds.take(session, job, purpose, lambda row: row.name in names)
+
+
 async def test_holding_and_letting_go(bench: Any) -> None:
-    await bench.add(name="backup-a")
-    await bench.add(name="backup-b")
-    await bench.add(name="other")
-    assert await bench.schedules.hold("backup-*", "restore of shop") == ("backup-a", "backup-b")
+    for name in ("backup-a", "backup-b", "other"):
+        await bench.add(name=name)
+    held = ("backup-a", "backup-b")
+    assert await hold(bench, 1, "restore of shop", *held) == held
+    assert await hold(bench, 1, "restore of shop", *held) == held  # a job that was resumed
     with pytest.raises(Conflict, match="restore of shop"):
-        await bench.schedules.hold(["other", "backup-b"], "somebody else")
+        await hold(bench, 11, "somebody else", "other", "backup-b")
     assert (await bench.schedules.get("other")).held_by == ""
     bench.clock.move(minutes=15)
     await bench.slots.look()
     assert sorted(await bench.found()) == [
         ("12:15", "fired", ""),
-        ("12:15", "skipped", "held by restore of shop"),
-        ("12:15", "skipped", "held by restore of shop"),
+        ("12:15", "skipped", "held by job 1: restore of shop"),
+        ("12:15", "skipped", "held by job 1: restore of shop"),
     ]
     assert await bench.open_incidents() == []
-    assert await bench.schedules.release("restore of shop") == ("backup-a", "backup-b")
+    await hold(bench, 11, "somebody else", "other")
+    async with bench.deck.db.write() as session:
+        await holds.let_go(session, 1)
+    assert [(await bench.schedules.get(name)).held_by != "" for name in (*held, "other")] == [False, False, True]
     bench.clock.move(minutes=15)
     await bench.slots.look()
     assert len([state for state in await bench.states() if state == "12:30 fired"]) == 2
@@ -175,3 +185,15 @@ async def test_a_removed_schedule_leaves_its_jobs(bench: Any) -> None:
     await bench.schedules.remove("s", ADA)
     assert len(await bench.jobs()) == 1
     assert await bench.found() == []
+
+
+async def test_the_job_of_a_removed_schedule_is_not_taken_for_the_run_of_another(bench: Any) -> None:
+    await bench.add()
+    bench.clock.move(minutes=15)
+    await bench.slots.look()
+    await bench.schedules.remove("s", ADA)
+    await bench.add(name="other")
+    bench.clock.move(minutes=15)
+    await bench.slots.look()
+    assert await bench.found() == [("12:30", "fired", "")]
+    assert len(await bench.jobs()) == 2

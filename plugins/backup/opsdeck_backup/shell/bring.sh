@@ -1,0 +1,94 @@
+# Bring a chain back as one consistent copy: fetch, compare, decrypt and unpack link after link, and prepare those that
+# are there meanwhile. Arguments after the common two: folder, extractor, number of links, for each its object, sha256
+# and size; number of the engine's commands (0 only unpacks), for each the number of its words and these.
+folder=$1 extractor=$2 links=$3
+shift 3
+
+fetch() {
+  into=$folder/$1 object=$2 sha=$3 size=$4
+  mkdir "$into" || die "no folder $into"
+  rm -f "$run"/rc.*
+  mkfifo "$run/p.$1"
+  digest <"$run/p.$1" >"$run/sha" &
+  digesting=$!
+  {
+    store cat "$object"
+    echo $? >"$run/rc.store"
+  } | {
+    pass "$run/got" 0 fetched "$run/p.$1"
+    echo $? >"$run/rc.hash"
+  } | {
+    age -d -i "$run/identity" 2>"$run/age.log"
+    echo $? >"$run/rc.age"
+  } | {
+    zstd -dcq 2>"$run/zstd.log"
+    echo $? >"$run/rc.zstd"
+  } | {
+    "$extractor" -x -C "$into" 2>"$run/extract.log"
+    echo $? >"$run/rc.unpack"
+  }
+  wait "$digesting" || die "the part that takes the sha256 was killed"
+  got= have=
+  read -r got _ <"$run/sha"
+  { read -r have _ <"$run/got"; } 2>/dev/null
+  parts store hash age zstd unpack || {
+    tail -q -n 2 "$run/age.log" "$run/zstd.log" "$run/extract.log"
+    grep -q 'no identity matched' "$run/age.log" && die "the key does not open it"
+    [ "$have" = "$size" ] && [ "$got" != "$sha" ] && die "what the store has was changed (sha256 $got, not $sha)"
+    parts store || die "the store did not give it whole"
+    parts store hash age zstd unpack
+    die "fetching broke:$bad"
+  }
+  [ "$have" = "$size" ] || die "the store gave $have bytes of $size"
+  [ "$got" = "$sha" ] || die "what the store has was changed (sha256 $got, not $sha)"
+  ls "$into"/*_info >/dev/null 2>&1 || die "it was unpacked, and lacks its last file: it was cut"
+}
+
+# Run the engine's words, keep what it says, and believe it only by its last line.
+prepare() {
+  log=$folder/prepare.log
+  first "$@" >"$log" 2>&1
+  status=$?
+  [ "$status" = 0 ] && tail -n 1 "$log" | grep -q 'completed OK!' && return
+  tail -n 8 "$log"
+  echo "$2 ended with $status and did not say that it completed" >&2
+  return 1
+}
+
+read -r began _ </proc/uptime
+{
+  (
+    number=0
+    while [ "$number" -lt "$links" ]; do
+      fetch "$number" "$1" "$2" "$3"
+      shift 3
+      number=$((number + 1))
+      : >"$run/whole.$number"
+      echo "fetched $number of $links: $have bytes, $(du -sm "$into" | cut -f1) MiB unpacked"
+    done
+    cut -d' ' -f1 /proc/uptime >"$run/fetched"
+  ) || : >"$run/broken"
+} &
+shift $((3 * links))
+commands=$1
+shift
+number=0
+while [ "$number" -lt "$links" ] || [ "$number" -lt "$commands" ]; do
+  number=$((number + 1))
+  until [ -e "$run/whole.$number" ] || [ -e "$run/fetched" ]; do
+    [ ! -e "$run/broken" ] || exit 1
+    sleep 0.1
+  done
+  [ "$number" -le "$commands" ] || continue
+  prepare "$@" || {
+    trap '' TERM
+    kill -TERM 0
+    exit 1
+  }
+  shift "$(($1 + 1))"
+  echo "prepared $number of $commands"
+done
+wait
+read -r ended _ </proc/uptime
+read -r fetched <"$run/fetched"
+echo "$began $fetched $ended" | awk '{ printf "took %.1f %.1f\n", $2 - $1, $3 - $2 }'
