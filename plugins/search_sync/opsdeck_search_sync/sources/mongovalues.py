@@ -98,11 +98,14 @@ def key(value: Any) -> Json:
     An integer stays one, an ObjectId is its 24 digits, a text stays as it is unless it could be taken for one of those
     (then `s_` stands before it); everything else counts by its type and value.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal128 | str | ObjectId):
-        return ["t", written(value)]
-    if isinstance(value, ObjectId):
+    kind = type(value)
+    if kind is ObjectId:
         return str(value)
-    if isinstance(value, str):
+    if kind is int or kind is Int64:
+        return int(value)
+    if kind is not float and kind is not Decimal128 and kind is not str:
+        return ["t", written(value)]
+    if kind is str:
         return f"s_{value}" if _TAKEN.match(value) else value
     number = value.to_decimal() if isinstance(value, Decimal128) else value
     if math.isfinite(number) and number == int(number) and -(2**63) <= number < 2**63:
@@ -120,11 +123,16 @@ def again(text: str) -> Any:
     return loads(text, json_options=_WRITTEN)
 
 
+_AS_IT_IS = frozenset({str, bool, int, type(None)})
+"""What JSON holds as BSON does: a 64-bit integer has a type of its own."""
+
+
 def row(document: Mapping[str, Any], needed: Iterable[str] | None) -> dict[str, Any]:
     """Make a row of a document: of the needed fields (null where it lacks one), or of all of them."""
     if needed is None:
-        made = {name: plain(value) for name, value in document.items()}
+        given: Iterable[tuple[str, Any]] = document.items()
     else:
-        made = {name: plain(document.get(name)) for name in needed}
+        given = ((name, document.get(name)) for name in needed)
+    made = {name: value if type(value) in _AS_IT_IS else plain(value) for name, value in given}
     made[KEY] = key(document["_id"])
     return made
