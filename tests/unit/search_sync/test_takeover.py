@@ -108,6 +108,7 @@ async def test_another_node_goes_on_when_one_is_killed(bench: Any) -> None:
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(300)
 async def test_a_node_that_stood_still_writes_nothing_old_when_it_goes_on(bench: Any) -> None:
     nodes = {name: start(bench.deck, name) for name in ("node1", "node2")}
     dice, stop = random.Random(5), asyncio.Event()
@@ -115,6 +116,7 @@ async def test_a_node_that_stood_still_writes_nothing_old_when_it_goes_on(bench:
     async def load() -> None:
         while not stop.is_set():
             await asyncio.to_thread(bench.shop.write, dice)
+            await asyncio.sleep(0.02)
 
     try:
         bench.shop.fill(3000)
