@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from opsdeck.errors import Unavailable
 from opsdeck.lab.fleet.machine import LabFault, held, run, unmount_under
@@ -205,7 +206,7 @@ def _free_subnet() -> ipaddress.IPv4Network:
 def _taken() -> Iterator[ipaddress.IPv4Network]:
     for device in _devices():
         yield from device.subnets
-    for route in json.loads(run(["ip", "-j", "-4", "route", "show", "table", "all"]) or "[]"):
+    for route in _told("-4", "route", "show", "table", "all"):
         if route["dst"] != "default":
             yield ipaddress.IPv4Network(route["dst"], strict=False)
     for line in Path("/etc/resolv.conf").read_text().splitlines():
@@ -229,5 +230,15 @@ def _devices() -> list[_Device]:
                 if one["family"] == "inet"
             ),
         )
-        for link in json.loads(run(["ip", "-j", "addr"]))
+        for link in _told("addr")
     ]
+
+
+def _told(*words: str) -> list[dict[str, Any]]:
+    """Ask `ip` for a list. While others make and remove links it warns that some may lack, and is asked again."""
+    for _ in range(20):
+        said = run(["ip", "-j", *words])
+        with contextlib.suppress(json.JSONDecodeError):
+            return list(json.loads(said or "[]"))
+        time.sleep(0.05)
+    raise LabFault(f"`ip {' '.join(words)}` gives no whole list: {said[-200:]}")
