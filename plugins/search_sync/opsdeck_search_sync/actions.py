@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import yaml
@@ -16,7 +15,7 @@ from opsdeck.api import (
     Action,
     Change,
     Conflict,
-    HostAccess,
+    Database,
     HostName,
     Invalid,
     JobRun,
@@ -28,36 +27,16 @@ from opsdeck.api import (
     Refused,
     Risk,
     SecretName,
-    Sensitive,
     Targets,
     Verb,
-    utcnow,
 )
 from opsdeck_search_sync import ledger, reaching
 from opsdeck_search_sync.ledger import Whole
-from opsdeck_search_sync.mapping import Mapper, MappingRules
-from opsdeck_search_sync.meilisearch import Meilisearch
+from opsdeck_search_sync.looking import CheckIn, Look, OneSync, check, look
+from opsdeck_search_sync.mapping import MappingRules
 from opsdeck_search_sync.models import Generation, Instance, Phase, Source, Sync, Wanted
 
-if TYPE_CHECKING:
-    from opsdeck_search_sync.changes import Reader
-
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="Small letters, digits and _")]
-
-
-class JobWay:
-    """A job's way to hosts and secrets."""
-
-    def __init__(self, run: JobRun) -> None:
-        self._run = run
-
-    def on(self, host: str) -> AbstractAsyncContextManager[HostAccess]:
-        """Reach a host as a step of the job."""
-        return self._run.step(host)
-
-    async def secret(self, name: str) -> Sensitive:
-        """Open a secret."""
-        return await self._run.secret(name)
 
 
 # --- sources and instances ---------------------------------------------------------------------------------------
@@ -86,7 +65,7 @@ async def save_source(run: JobRun, params: SourceIn) -> Receipt:
     """Keep a source, once it answered. What other server it is now is told, not taken over in silence."""
     row = Source(**params.model_dump())
     row.port = row.port or reaching.PORTS[row.kind]
-    way = JobWay(run)
+    way = reaching.JobWay(run)
     async with reaching.reached(way, row) as place:
         reader = reaching.reader(row.kind, place, "x", "x_0")
         try:
@@ -115,6 +94,8 @@ class InstanceIn(BaseModel):
     url: str = Field("http://127.0.0.1:7700", description="As seen from the host, if one is named", max_length=500)
     host: HostName = Field("", description="Reach it through this host; empty: directly")
     secret: SecretName = Field("", description="Holds the API key; empty for none")
+    batch: int = Field(2000, ge=1, le=50_000, description="Most documents sent at once")
+    wait: float = Field(0.2, ge=0.02, le=60, description="Seconds that a change waits for company")
 
     @field_validator("url")
     @classmethod
@@ -128,7 +109,7 @@ class InstanceIn(BaseModel):
 async def save_instance(run: JobRun, params: InstanceIn) -> Receipt:
     """Keep a Meilisearch, once it answered to the key."""
     row = Instance(**params.model_dump())
-    async with reaching.meilisearch(JobWay(run), row) as client:
+    async with reaching.meilisearch(reaching.JobWay(run), row) as client:
         version = await client.version()
         await client.newest_task()
     run.log(f"{row.name} is Meilisearch {version}", "good")
@@ -209,49 +190,12 @@ class SyncIn(BaseModel):
     limit_mb: int = Field(4096, ge=64, le=1_000_000, description="Most log the source may keep for this sync")
 
 
-async def _checked(
-    run: JobRun, source: Source, table: str, rules: MappingRules, name: str
-) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Look at a table with a mapping: findings, and documents of real rows."""
-    async with reaching.reached(JobWay(run), source) as place:
-        reader = reaching.reader(source.kind, place, table, f"{name}_0")
-        try:
-            mapper = Mapper(rules, await reader.columns())
-        finally:
-            await reader.close()
-        reader = reaching.reader(source.kind, place, table, f"{name}_0", mapper.needed)
-        try:
-            findings = await reader.preflight()
-            blocked = any(finding.stop for finding in findings)
-            rows = [] if blocked else await reader.sample(5)
-        finally:
-            await reader.close()
-    for finding in findings:
-        run.log(finding.text + (f" {finding.sql}" if finding.sql else ""), "bad" if finding.stop else "info")
-    told = [{"text": finding.text, "stop": finding.stop, "sql": finding.sql} for finding in findings]
-    return told, [mapper.document(row) for row in rows if mapper.wanted(row)]
-
-
 async def save_sync(run: JobRun, params: SyncIn) -> Receipt:
     """Keep a sync's definition. A changed mapping reaches the index with the next rebuild."""
     rules, settings = rules_of(params.mapping), _object(params.settings, "settings")
-    async with run.db.read() as session:
-        source = await session.get(Source, params.source)
-        instance = await session.get(Instance, params.instance)
-        twin = (
-            await session.exec(
-                select(Sync.name).where(
-                    Sync.instance == params.instance, Sync.index == params.index, Sync.name != params.name
-                )
-            )
-        ).first()
-    if source is None:
-        raise NotFound(f"there is no source {params.source!r}.", field="source", hint="save it first")
-    if instance is None:
-        raise NotFound(f"there is no Meilisearch {params.instance!r}.", field="instance", hint="save it first")
-    if twin is not None:
-        raise Conflict(f"{twin} writes to the index {params.index} already.", field="index", hint="name another index")
-    findings, documents = await _checked(run, source, params.table, rules, params.name)
+    source, _instance, _old = await _ends(run.db, params)
+    seen = await look(reaching.JobWay(run), run.home, source, params.table, rules)
+    findings = _told(run, seen)
     mapping = rules.model_dump(mode="json", by_alias=True)
     async with run.db.write() as session:
         row = await session.get(Sync, params.name)
@@ -269,13 +213,54 @@ async def save_sync(run: JobRun, params: SyncIn) -> Receipt:
         row.mapping, row.settings = mapping, settings
         row.undo_hours, row.limit_mb = params.undo_hours, params.limit_mb
         session.add(row)
-    return {"sync": params.name, "findings": findings, "preview": documents[:3], "changed": changed}
+    return {"sync": params.name, "findings": findings, "preview": seen.documents[:3], "changed": changed}
 
 
-class OneSync(BaseModel):
-    """A sync."""
+def _told(run: JobRun, seen: Look) -> list[dict[str, Any]]:
+    for finding in seen.findings:
+        run.log(finding.text + (f" {finding.sql}" if finding.sql else ""), "bad" if finding.stop else "info")
+    return [{"text": finding.text, "stop": finding.stop, "sql": finding.sql} for finding in seen.findings]
 
-    sync: Name
+
+async def save_sync_plan(run: PlanRun, params: SyncIn) -> Plan:
+    """Show what would be kept, what is wrong at the source, and documents of real rows."""
+    rules, settings = rules_of(params.mapping), _object(params.settings, "settings")
+    source, _instance, old = await _ends(run.db, params)
+    seen = await look(reaching.PlanWay(run), run.home, source, params.table, rules)
+    after = _written({"mapping": rules.model_dump(mode="json", by_alias=True), "settings": settings})
+    before = _written({"mapping": old.mapping, "settings": old.settings}) if old else ""
+    verb = Verb.UPDATE if old else Verb.CREATE
+    changes = [] if before == after else [Change("", verb, params.name, "mapping and settings", before, after)]
+    for document in seen.documents[:3]:
+        title = f"document {document.get(rules.id, '')}".strip()
+        changes.append(Change("", Verb.CREATE, title, "of a real row, as it would be", "", _written(document)))
+    return Plan(tuple(changes), tuple(f"{each.text} {each.sql}".strip() for each in seen.findings))
+
+
+def _written(data: Any) -> str:
+    return json.dumps(data, indent=2, ensure_ascii=False)
+
+
+async def _ends(db: Database, params: SyncIn) -> tuple[Source, Instance, Sync | None]:
+    """Find what a definition leans on. Raises `NotFound`, and `Conflict` where another sync has the index."""
+    async with db.read() as session:
+        source = await session.get(Source, params.source)
+        instance = await session.get(Instance, params.instance)
+        old = await session.get(Sync, params.name)
+        twin = (
+            await session.exec(
+                select(Sync.name).where(
+                    Sync.instance == params.instance, Sync.index == params.index, Sync.name != params.name
+                )
+            )
+        ).first()
+    if source is None:
+        raise NotFound(f"there is no source {params.source!r}.", field="source", hint="save it first")
+    if instance is None:
+        raise NotFound(f"there is no Meilisearch {params.instance!r}.", field="instance", hint="save it first")
+    if twin is not None:
+        raise Conflict(f"{twin} writes to the index {params.index} already.", field="index", hint="name another index")
+    return source, instance, old
 
 
 async def _next(run: JobRun, name: str, *, replace: bool) -> int:
@@ -312,10 +297,9 @@ async def start(run: JobRun, params: OneSync) -> Receipt:
     whole = await ledger.whole(run.db, params.sync)
     _not_going(whole)
     if whole.live is None and whole.building is None:
-        findings, _documents = await _checked(
-            run, whole.source, whole.sync.table, MappingRules.model_validate(whole.sync.mapping), params.sync
-        )
-        stops = [finding for finding in findings if finding["stop"]]
+        rules = MappingRules.model_validate(whole.sync.mapping)
+        seen = await look(reaching.JobWay(run), run.home, whole.source, whole.sync.table, rules)
+        stops = [finding for finding in _told(run, seen) if finding["stop"]]
         if stops:
             raise Refused(stops[0]["text"], field="sync", hint=stops[0]["sql"] or "mend it, then start again")
         return {"sync": params.sync, "generation": await _next(run, params.sync, replace=False)}
@@ -348,10 +332,8 @@ async def rebuild_plan(run: PlanRun, params: OneSync) -> Plan:
     """Say what a rebuild would make and replace."""
     whole = await ledger.whole(run.db, params.sync)
     live = whole.live
-    before = (
-        json.dumps({"mapping": live.mapping, "settings": live.settings}, indent=2, ensure_ascii=False) if live else ""
-    )
-    after = json.dumps({"mapping": whole.sync.mapping, "settings": whole.sync.settings}, indent=2, ensure_ascii=False)
+    before = _written({"mapping": live.mapping, "settings": live.settings}) if live else ""
+    after = _written({"mapping": whole.sync.mapping, "settings": whole.sync.settings})
     changes = [Change("", Verb.CREATE, f"{whole.sync.index}__b…", "a shadow index, copied while the live one goes on")]
     if before != after:
         changes.append(Change("", Verb.UPDATE, whole.sync.index, "mapping and settings", before, after))
@@ -402,65 +384,6 @@ async def retry_dead(run: JobRun, params: OneSync) -> Receipt:
     return {"sync": params.sync, "dead_letters": number}
 
 
-class CheckIn(OneSync):
-    """What to compare."""
-
-    sample: int = Field(1000, ge=1, le=50_000, description="Rows whose content is compared")
-
-
-async def check(run: JobRun, params: CheckIn) -> Receipt:
-    """Compare counts, and the content of sampled rows. What is on its way counts as different only if it stays so."""
-    whole = await ledger.whole(run.db, params.sync)
-    live = whole.live
-    if live is None:
-        raise Refused(f"{params.sync} has no index yet.", field="sync", hint="start it and wait for the first copy")
-    rules = MappingRules.model_validate(live.mapping)
-    way = JobWay(run)
-    async with (
-        reaching.reached(way, whole.source) as place,
-        _opened(whole, place, rules) as (reader, mapper),
-        reaching.meilisearch(way, whole.instance) as client,
-    ):
-        rows, documents = await reader.count(), await client.count(whole.sync.index)
-        wrong = await _different(reader, mapper, client, whole.sync.index, params.sample)
-    filtered = bool(rules.filter)
-    dead = len(await ledger.dead(run.db, params.sync, live.number))
-    even = filtered or rows - dead == documents
-    run.log(
-        f"{rows} rows, {documents} documents, {len(wrong)} of the sample differ",
-        "good" if even and not wrong else "bad",
-    )
-    return {
-        "sync": params.sync, "rows": rows, "documents": documents, "dead_letters": dead, "filtered": filtered,
-        "different": wrong[:50], "differences": len(wrong), "equal": even and not wrong, "at": utcnow().isoformat(),
-    }  # fmt: skip
-
-
-@asynccontextmanager
-async def _opened(whole: Whole, place: Any, rules: MappingRules) -> Any:
-    first = reaching.reader(whole.source.kind, place, whole.sync.table, f"{whole.sync.name}_0")
-    try:
-        mapper = Mapper(rules, await first.columns())
-    finally:
-        await first.close()
-    reader = reaching.reader(whole.source.kind, place, whole.sync.table, f"{whole.sync.name}_0", mapper.needed)
-    try:
-        yield reader, mapper
-    finally:
-        await reader.close()
-
-
-async def _different(reader: Reader, mapper: Mapper, client: Meilisearch, index: str, sample: int) -> list[Any]:
-    wrong = []
-    for row in await reader.sample(sample):
-        id_ = mapper.id_of(row)
-        found = await client.document(index, id_)
-        expected = mapper.document(row) if mapper.wanted(row) else None
-        if found != expected:
-            wrong.append(id_)
-    return wrong
-
-
 def _touches(params: Any, _hosts: Sequence[str]) -> Sequence[str]:
     return [f"search_sync:{getattr(params, 'sync', None) or params.name}"]
 
@@ -499,6 +422,7 @@ ACTIONS = (
         "Keeps which table goes into which index, and how; shows findings and real rows.",
         save_sync,
         SyncIn,
+        plan=save_sync_plan,
     ),
     _action("start", "Start a sync", "Copies the table the first time, then follows its changes.", start, OneSync),
     _action("pause", "Pause a sync", "Stops it; the source keeps its log for it.", pause, OneSync),

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opsdeck.api import Refused, Unavailable, utcnow
 from opsdeck_search_sync import ledger
-from opsdeck_search_sync.changes import Change, Counts, Emptied, Part, Reader
+from opsdeck_search_sync.changes import Change, Counts, Emptied, Part, Put, Reader
 from opsdeck_search_sync.doubts import Doubts
+from opsdeck_search_sync.hooks import Hook, bounded, told
 from opsdeck_search_sync.mapping import Mapper, MappingRules
 from opsdeck_search_sync.meilisearch import GONE, Meilisearch, Problem
 from opsdeck_search_sync.models import DeadLetter, Generation, Phase
@@ -43,9 +44,12 @@ class Lane:
 
     def __init__(
         self, db: Database, reader: Reader, client: Meilisearch, generation: Generation, index: str, fence: int,
-        *, limits: Limits | None = None, quiet: bool = False,
+        *, limits: Limits | None = None, quiet: bool = False, hooks: Sequence[Hook] = (),
     ) -> None:  # fmt: skip
         self._db, self.reader, self._client, self.generation = db, reader, client, generation
+        self._hooks = tuple(hooks)
+        self.complaint = ""
+        """What went wrong last with telling a hook; "" when nothing did."""
         self.index = index
         """Where it writes: the shadow, or the index that people search."""
         self._fence = fence
@@ -96,7 +100,7 @@ class Lane:
         await beside(self._run, self._pulse.run)
 
     async def _run(self) -> None:
-        self._mapper = Mapper(self._rules, await self.reader.columns())
+        self._mapper = Mapper(self._rules, await self.reader.columns(), self._hooks)
         self._dead = {
             letter.document for letter in await ledger.dead(self._db, self.generation.sync, self.generation.number)
         }
@@ -147,7 +151,7 @@ class Lane:
             kept, written = time.monotonic(), 0
 
         pipeline: Pipeline[_Copied] = Pipeline(
-            self._client, self.index, on_mark=on_mark, on_dead=self._bury, on_good=self._raise_up, limits=self._limits,
+            self._client, self.index, on_mark=on_mark, on_dead=self._bury, on_good=self._good, limits=self._limits,
             doubts=self._doubts,
         )  # fmt: skip
 
@@ -155,13 +159,10 @@ class Lane:
             rows = generation.copied
             async with aclosing(self.reader.copy(tuple(generation.cursor) if generation.cursor else None)) as chunks:
                 async for chunk in chunks:
-                    ops = [
-                        (mapper.id_of(row), Op(Verb.REPLACE, mapper.document(row)))
-                        for row in chunk.rows
-                        if mapper.wanted(row)
-                    ]
+                    ops = await self._ops([Put(row) for row in chunk.rows])
                     rows += len(chunk.rows)
-                    await pipeline.put(ops, _Copied(chunk.last, rows), bytes_=chunk.bytes)
+                    mark = _Copied(chunk.last, rows)
+                    await pipeline.put([one for one in ops if one[1].verb is not Verb.DELETE], mark, bytes_=chunk.bytes)
             await pipeline.drain()
 
         await beside(work, pipeline.run)
@@ -173,7 +174,7 @@ class Lane:
         self._position = self.generation.position
         self._doubts.begin(await self._client.newest_task())
         pipeline: Pipeline[str] = Pipeline(
-            self._client, self.index, on_mark=self._on_mark, on_dead=self._bury, on_good=self._raise_up,
+            self._client, self.index, on_mark=self._on_mark, on_dead=self._bury, on_good=self._good,
             limits=self._limits, doubts=self._doubts,
         )  # fmt: skip
         self._pipeline = pipeline
@@ -226,16 +227,22 @@ class Lane:
         before: list[Change] = []
         for change in part.changes:
             if isinstance(change, Emptied):
-                await pipeline.put(self._ops(before), None)
+                await pipeline.put(await self._ops(before), None)
                 await pipeline.clear()
                 before = []
             else:
                 before.append(change)
-        await pipeline.put(self._ops(before), part.position, bytes_=part.bytes, committed=part.committed)
+        await pipeline.put(await self._ops(before), part.position, bytes_=part.bytes, committed=part.committed)
 
-    def _ops(self, changes: Sequence[Change]) -> list[tuple[Id, Op]]:
-        assert self._mapper is not None  # noqa: S101 - made by `run`
-        return [made for made in self._mapper.operations(changes) if not isinstance(made, Emptied)]
+    async def _ops(self, changes: Sequence[Change]) -> list[tuple[Id, Op]]:
+        """Turn changes into operations; with hooks in a thread, since nobody knows what they do."""
+        mapper = self._mapper
+        assert mapper is not None  # noqa: S101 - made by `run`
+
+        def work() -> list[tuple[Id, Op]]:
+            return [made for made in mapper.operations(changes) if not isinstance(made, Emptied)]
+
+        return await bounded(work) if self._hooks and changes else work()
 
     async def _on_mark(self, mark: str, counts: Counts) -> None:
         self._position = mark
@@ -277,11 +284,14 @@ class Lane:
         await ledger.bury(self._db, letter)
         self._dead.add(document)
 
-    async def _raise_up(self, ids: Sequence[Id]) -> None:
-        """Forget the dead letters of documents that were written. One that was just buried is not among them."""
+    async def _good(self, ops: Mapping[Id, Op]) -> None:
+        """Tell hooks what is in the index now, and forget the dead letters of documents that were written."""
+        if self._hooks:
+            written = {id_: op.body for id_, op in ops.items() if op.verb is not Verb.DELETE}
+            self.complaint = await told(self._hooks, written, [id_ for id_ in ops if id_ not in written])
         if not self._dead:
             return
-        risen = [document for document in map(json.dumps, ids) if document in self._dead]
+        risen = [document for document in map(json.dumps, ops) if document in self._dead]
         if risen:
             await ledger.raise_up(self._db, self.generation, risen)
             self._dead.difference_update(risen)
@@ -291,12 +301,14 @@ class Lane:
         if self._pipeline is None:
             return 0
         letters = await ledger.dead(self._db, self.generation.sync, self.generation.number)
-        ops = [
-            (json.loads(letter.document), Op(Verb(letter.verb), json.loads(letter.body or "{}")))
-            for letter in letters
-            if letter.body or letter.verb == Verb.DELETE.value
-        ]
-        return self._pipeline.again(ops)
+        ops: list[tuple[Id, Op]] = []
+        for letter in letters:
+            body = json.loads(letter.body or "{}")
+            if letter.verb == Verb.HOLD.value and body:
+                ops += await self._ops([Put(body)])
+            elif body or letter.verb == Verb.DELETE.value:
+                ops.append((json.loads(letter.document), Op(Verb(letter.verb), body)))
+        return self._pipeline.again(ops) if self._pipeline is not None else 0
 
 
 async def beside(work: Callable[[], Awaitable[None]], other: Callable[[], Awaitable[None]]) -> None:

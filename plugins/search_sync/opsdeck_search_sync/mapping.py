@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from opsdeck.api import Invalid, Refused
 from opsdeck_search_sync.changes import ANY, UNCHANGED, Change, Column, Emptied, Json, Put, Removed, Row
 from opsdeck_search_sync.documents import document_id
+from opsdeck_search_sync.hooks import Hook, HookFailed, check_name
 from opsdeck_search_sync.pipeline import Id, Op, Verb
 
 
@@ -110,6 +111,13 @@ class MappingRules(BaseModel):
     """Texts with columns in braces, such as `{first} {last}`."""
     geo: GeoRule | None = None
     filter: list[FilterRule] = []
+    hooks: list[str] = []
+    """Python files of the data folder, one after the other; see `hooks.py`."""
+
+    @field_validator("hooks")
+    @classmethod
+    def _named(cls, names: list[str]) -> list[str]:
+        return [check_name(name) for name in names]
 
     @field_validator("templates")
     @classmethod
@@ -141,8 +149,9 @@ class MappingRules(BaseModel):
 class Mapper:
     """Makes documents of the rows of one table. Raises `Invalid` for a mapping that does not fit its columns."""
 
-    def __init__(self, mapping: MappingRules, columns: Sequence[Column]) -> None:
+    def __init__(self, mapping: MappingRules, columns: Sequence[Column], hooks: Sequence[Hook] = ()) -> None:
         self.mapping = mapping
+        self.hooks = tuple(hooks)
         self.key = tuple(column.name for column in columns if column.key)
         if not self.key:
             raise Invalid(
@@ -187,8 +196,27 @@ class Mapper:
     def _value(self, row: Row, column: str) -> Json:
         return _known(row.get(column) if self._all else row[column])
 
-    def document(self, row: Row) -> dict[str, Json]:
-        """Make the whole document of a whole row."""
+    def op(self, row: Row) -> Op:
+        """Give what becomes of a whole row's document: written, removed, or held back since a hook failed."""
+        try:
+            made = self.document(row) if self.wanted(row) else None
+        except HookFailed as fault:
+            return Op(Verb.HOLD, {name: _known(value) for name, value in row.items()}, str(fault))
+        return Op(Verb.DELETE) if made is None else Op(Verb.REPLACE, made)
+
+    def document(self, row: Row) -> dict[str, Json] | None:
+        """Make the whole document of a whole row; None where a hook leaves it out. Raises `HookFailed`."""
+        made: dict[str, Json] | None = self._mapped(row)
+        for hook in self.hooks:
+            if made is not None:
+                made = hook.apply({name: _known(value) for name, value in row.items()}, made)
+        if made is not None and self.hooks:
+            made[self.mapping.id] = self.id_of(row)
+            if made.get("_geo") is not None:
+                made["_geo"] = legal_geo(made["_geo"])
+        return made
+
+    def _mapped(self, row: Row) -> dict[str, Json]:
         made = self._fields(row)
         made.update(self.mapping.constants)
         for name, text in self.mapping.templates.items():
@@ -238,10 +266,11 @@ class Mapper:
             yield old, Op(Verb.DELETE)
         missing = {column for column in self.needed or () if change.row[column] is UNCHANGED}
         if not missing:
-            yield id_, Op(Verb.REPLACE, self.document(change.row)) if self.wanted(change.row) else Op(Verb.DELETE)
+            yield id_, self.op(change.row)
             return
         if (
-            missing & self._derived
+            self.hooks
+            or missing & self._derived
             or self._conditions
             or (change.before is not None and self.id_of(change.before) != id_)
         ):

@@ -20,6 +20,14 @@ class Wanted(StrEnum):
     """The service drops slots, publication and spare indexes, then the rows."""
 
 
+class Shown(StrEnum):
+    """Which content people search."""
+
+    NEWEST = "newest"
+    PREVIOUS = "previous"
+    """What there was before the last rebuild, as long as it is kept; changes do not reach it."""
+
+
 class Phase(StrEnum):
     """How far a generation of a sync is. It only moves forward."""
 
@@ -65,6 +73,10 @@ class Instance(Table, table=True):
     host: str = ""
     secret: str = ""
     """Name of the secret with the API key; "" for none."""
+    batch: int = 2000
+    """Most documents sent at once."""
+    wait: float = 0.2
+    """Seconds that a change waits for company."""
 
 
 class Sync(Table, table=True):
@@ -85,6 +97,8 @@ class Sync(Table, table=True):
     limit_mb: int = 4096
     """Above this much log kept at the source for this sync, the source's disk comes first: see `problem`."""
     wanted: str = Wanted.PAUSED
+    shown: str = Shown.NEWEST
+    """What a person wants to be searched."""
     problem: str = ""
     """Why it cannot go on until a person does something; "" when it can."""
     hint: str = ""
@@ -120,6 +134,8 @@ class Generation(Table, table=True):
     begun: datetime = Field(default_factory=utcnow)
     moved: datetime = Field(default_factory=utcnow)
     keep_until: datetime | None = None
+    turned: bool = False
+    """Set while `shadow` holds this generation's content, and the index that people search what it was before."""
 
 
 class Reading(Table, table=True):

@@ -35,14 +35,17 @@ class Verb(Enum):
     REPLACE = "replace"
     MERGE = "merge"
     DELETE = "delete"
+    HOLD = "hold"
+    """Nothing is sent: when its turn has come it goes to the dead letters, with `why`."""
 
 
 @dataclass(slots=True)
 class Op:
-    """What becomes of one document; `body` without its id field is not needed for a deletion."""
+    """What becomes of one document; `body` is empty for a deletion and the row for what is held back."""
 
     verb: Verb
     body: dict[str, Json] = field(default_factory=dict)
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,7 @@ class Pipeline(Generic[M]):
     """The way into one index. `run` it beside whoever calls `put`; an error of either ends both.
 
     `on_mark(mark, counts)` is called when everything before `mark` is in the index. `on_dead(id, op, problem)` is
-    called for a document that Meilisearch refuses; `on_good(ids)` for documents that were written, while there are
-    dead letters.
+    called for a document that Meilisearch refuses or that is held back; `on_good(ops)` for what is in the index now.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Pipeline(Generic[M]):
         *,
         on_mark: Callable[[M, Counts], Awaitable[None]],
         on_dead: Callable[[Id, Op, Problem], Awaitable[None]],
-        on_good: Callable[[Sequence[Id]], Awaitable[None]] | None = None,
+        on_good: Callable[[Mapping[Id, Op]], Awaitable[None]] | None = None,
         limits: Limits | None = None,
         doubts: Doubts | None = None,
     ) -> None:
@@ -360,10 +362,15 @@ class Pipeline(Generic[M]):
             pause = min(self._limits.retry_most, pause * 2)
 
     async def _succeeded(self, batch: _Batch[M]) -> None:
-        good = [id_ for id_ in batch.ops if id_ not in self._buried]
+        for id_, op in batch.ops.items():
+            if op.verb is Verb.HOLD:
+                self._counts.dead += 1
+                self._buried.add(id_)
+                await self._on_dead(id_, op, Problem("hook_failed", "invalid_request", op.why))
+        good = {id_: op for id_, op in batch.ops.items() if id_ not in self._buried}
         self._buried.clear()
-        for id_ in good:
-            if batch.ops[id_].verb is Verb.DELETE:
+        for op in good.values():
+            if op.verb is Verb.DELETE:
                 self._counts.removed += 1
             else:
                 self._counts.written += 1

@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from opsdeck.api import Conflict, Invalid, NotFound, OpsDeckError, Refused, Service, utcnow
-from opsdeck_search_sync import ledger, reaching
+from opsdeck_search_sync import hooks, ledger, reaching
 from opsdeck_search_sync.changes import LogLost, Reader
 from opsdeck_search_sync.lane import Lane
 from opsdeck_search_sync.ledger import Whole
@@ -125,6 +125,7 @@ class Stream:
         assert generation.id is not None  # noqa: S101 - read from the database
         index = self._whole.sync.index if generation.phase == Phase.LIVE else generation.shadow
         try:
+            chosen = hooks.load(self._run.home, MappingRules.model_validate(generation.mapping).hooks)
             reader = self._reader(generation, await self._needed(generation))
         except NEEDS_A_PERSON as fault:
             await self._problem(fault)
@@ -132,7 +133,9 @@ class Stream:
             return
         quiet = generation.id in self._quiet
         self._quiet.discard(generation.id)
-        lane = Lane(self._db, reader, self._client, generation, index, self._run.fence, quiet=quiet)
+        lane = Lane(
+            self._db, reader, self._client, generation, index, self._run.fence, quiet=quiet, hooks=chosen
+        )
         self._work[generation.id] = _Work(
             lane, asyncio.create_task(lane.run(), name=f"{self._name} {generation.number}")
         )
