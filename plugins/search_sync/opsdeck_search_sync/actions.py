@@ -34,7 +34,7 @@ from opsdeck_search_sync import ledger, reaching
 from opsdeck_search_sync.ledger import Whole
 from opsdeck_search_sync.looking import CheckIn, Look, OneSync, check, look
 from opsdeck_search_sync.mapping import MappingRules
-from opsdeck_search_sync.models import Generation, Instance, Phase, Source, Sync, Wanted
+from opsdeck_search_sync.models import Generation, Instance, Phase, Shown, Source, Sync, Wanted
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="Small letters, digits and _")]
 
@@ -66,6 +66,7 @@ async def save_source(run: JobRun, params: SourceIn) -> Receipt:
     row = Source(**params.model_dump())
     row.port = row.port or reaching.PORTS[row.kind]
     way = reaching.JobWay(run)
+    row.kind = await reaching.true_kind(way, row)
     async with reaching.reached(way, row) as place:
         reader = reaching.reader(row.kind, place, "x", "x_0")
         try:
@@ -188,6 +189,7 @@ class SyncIn(BaseModel):
     settings: Multiline = Field("", max_length=100_000, description="The index's settings, as Meilisearch takes them")
     undo_hours: int = Field(24, ge=0, le=720, description="How long the old index is kept after a rebuild")
     limit_mb: int = Field(4096, ge=64, le=1_000_000, description="Most log the source may keep for this sync")
+    alarm_seconds: int = Field(300, ge=1, le=86_400, description="Seconds behind its source that people are told of")
 
 
 async def save_sync(run: JobRun, params: SyncIn) -> Receipt:
@@ -211,7 +213,7 @@ async def save_sync(run: JobRun, params: SyncIn) -> Receipt:
             )
         changed = (row.mapping, row.settings) != (mapping, settings)
         row.mapping, row.settings = mapping, settings
-        row.undo_hours, row.limit_mb = params.undo_hours, params.limit_mb
+        row.undo_hours, row.limit_mb, row.alarm_seconds = params.undo_hours, params.limit_mb, params.alarm_seconds
         session.add(row)
     return {"sync": params.name, "findings": findings, "preview": seen.documents[:3], "changed": changed}
 
@@ -351,6 +353,22 @@ async def rebuild(run: JobRun, params: OneSync) -> Receipt:
     return {"sync": params.sync, "generation": number}
 
 
+async def swap_back(run: JobRun, params: OneSync) -> Receipt:
+    """Let people search what there was before the last rebuild; once more, and it is the newest again."""
+    whole = await ledger.whole(run.db, params.sync)
+    _not_going(whole)
+    live = whole.live
+    if live is None or not live.shadow:
+        raise Refused(f"{params.sync} keeps no earlier content.", field="sync", hint="it is kept after a rebuild")
+    if whole.building is not None:
+        raise Conflict(f"{params.sync} is being rebuilt.", field="sync", hint="wait until that is over")
+    if whole.sync.wanted != Wanted.RUNNING:
+        raise Refused(f"{params.sync} does not run.", field="sync", hint="resume it first")
+    shown = Shown.NEWEST if whole.sync.shown == Shown.PREVIOUS else Shown.PREVIOUS
+    await ledger.show(run.db, params.sync, shown)
+    return {"sync": params.sync, "shown": shown}
+
+
 async def drop_plan(run: PlanRun, params: OneSync) -> Plan:
     """Say what goes with a sync."""
     whole = await ledger.whole(run.db, params.sync)
@@ -434,6 +452,13 @@ ACTIONS = (
         rebuild,
         OneSync,
         plan=rebuild_plan,
+    ),
+    _action(
+        "swap_back",
+        "Swap back",
+        "Shows what there was before the last rebuild, as it was then; once more shows the newest.",
+        swap_back,
+        OneSync,
     ),
     _action(
         "retry_dead", "Try dead letters again", "Sends the refused documents of a sync once more.", retry_dead, OneSync

@@ -39,15 +39,17 @@ class _Copied:
 class Lane:
     """Works on one generation until it is told to halt. `fence` is written with every step.
 
-    `quiet` says that whoever worked on it before left no write unanswered.
+    `searched` is the index that people search, whose settings a new one takes over; `quiet` says that whoever worked on
+    it before left no write unanswered.
     """
 
     def __init__(
         self, db: Database, reader: Reader, client: Meilisearch, generation: Generation, index: str, fence: int,
-        *, limits: Limits | None = None, quiet: bool = False, hooks: Sequence[Hook] = (),
+        *, searched: str = "", limits: Limits | None = None, quiet: bool = False, hooks: Sequence[Hook] = (),
     ) -> None:  # fmt: skip
         self._db, self.reader, self._client, self.generation = db, reader, client, generation
         self._hooks = tuple(hooks)
+        self._searched = searched
         self.complaint = ""
         """What went wrong last with telling a hook; "" when nothing did."""
         self.index = index
@@ -118,8 +120,8 @@ class Lane:
             raise Refused(findings[0].text, field="source", hint=findings[0].sql or "mend it, then resume the sync")
         await self._client.remove(generation.shadow)
         await self._client.done(await self._client.create(generation.shadow, self._rules.id))
-        if generation.settings:
-            await self._client.done(await self._client.settings(generation.shadow, generation.settings))
+        if settings := await self._settings():
+            await self._client.done(await self._client.settings(generation.shadow, settings))
         assert self._mapper is not None  # noqa: S101 - made by `run`
         mapping: dict[str, Any] = self._mapper.frozen.model_dump(mode="json", by_alias=True)
         position = await self.reader.begin()
@@ -129,6 +131,18 @@ class Lane:
             cursor=None, copied=0, estimate=estimate,
         )  # fmt: skip
         self._position = position
+
+    async def _settings(self) -> dict[str, Any]:
+        """Give what the index has that people search, with what the sync says of it. Raises `Refused`."""
+        there = await self._client.settings_of(self._searched) if self._searched else {}
+        masked = [name for name, one in (there.get("embedders") or {}).items() if (one or {}).get("apiKey")]
+        if masked and "embedders" not in self.generation.settings:
+            raise Refused(
+                f"the embedder {masked[0]!r} of {self._searched} has a key, which Meilisearch does not tell.",
+                field="settings",
+                hint="write the embedders into the sync's settings, then rebuild",
+            )
+        return {**there, **self.generation.settings}
 
     async def _copy(self) -> None:
         mapper = self._mapper

@@ -174,6 +174,14 @@ class Mapper:
         for name in taken:
             if taken.count(name) > 1:
                 raise Invalid(f"the field {name!r} is made twice.", field="mapping", hint="rename one of them")
+        for column, name, _cast in self.rules:
+            if name == mapping.id and (column,) != self.key:
+                raise Invalid(
+                    f"{name!r} is the id of the document, which is made of the primary key ({', '.join(self.key)}); the"
+                    f" column {column!r} would be lost under it.",
+                    field="mapping",
+                    hint="name the id otherwise, as in `id: document_id`, or rename or leave out the column",
+                )
         self._derived = mapping.columns
         named = frozenset(column for column, _name, _cast in self.rules) | self._derived | set(self.key)
         self.needed = None if self._all else named

@@ -96,6 +96,8 @@ class Sync(Table, table=True):
     undo_hours: int = 24
     limit_mb: int = 4096
     """Above this much log kept at the source for this sync, the source's disk comes first: see `problem`."""
+    alarm_seconds: int = 300
+    """Seconds behind, or without a word of a source whose log goes on, that open an incident."""
     wanted: str = Wanted.PAUSED
     shown: str = Shown.NEWEST
     """What a person wants to be searched."""

@@ -94,6 +94,16 @@ async def _port(way: Way, host: str, address: str, port: int) -> AsyncIterator[t
         yield "127.0.0.1", local
 
 
+async def true_kind(way: Way, source: Source) -> str:
+    """Give a source's kind as its server tells it: MariaDB and MySQL answer to one another's clients."""
+    if source.kind not in {"mariadb", "mysql"}:
+        return source.kind
+    from opsdeck_search_sync.sources.mysql import flavour
+
+    async with reached(way, source) as place:
+        return await flavour(place)
+
+
 def reader(kind: str, place: Place, table: str, name: str, needed: frozenset[str] | None = None) -> Reader:
     """Make the reader of a generation (`name` is `<sync>_<number>`)."""
     if kind == "postgres":

@@ -21,15 +21,16 @@ from opsdeck_search_sync.lane import Lane
 from opsdeck_search_sync.ledger import Whole
 from opsdeck_search_sync.mapping import Mapper, MappingRules
 from opsdeck_search_sync.meilisearch import GONE, Meilisearch, Rejected, Unanswered
-from opsdeck_search_sync.models import Generation, Phase, Reading, Source, Wanted
+from opsdeck_search_sync.models import Generation, Phase, Shown, Source, Wanted
+from opsdeck_search_sync.pipeline import Limits
 from opsdeck_search_sync.sources.place import Place
+from opsdeck_search_sync.turning import turn
+from opsdeck_search_sync.watching import INCIDENTS, TooMuchLog, Watch, guard
 
 if TYPE_CHECKING:
     from opsdeck.api import ServiceRun
 
 TICK, READING = 0.5, 5.0
-BEHIND = 300.0
-"""Seconds behind the source that open an incident."""
 NEEDS_A_PERSON = (Invalid, NotFound, Refused, LogLost, Rejected)
 
 
@@ -50,6 +51,7 @@ class Stream:
         self._quiet: set[int] = set()
         self._retried = whole.sync.retry
         self._read = 0.0
+        self._watch = Watch(run, self._name)
         self._control = self._reader(Generation(sync=self._name, number=0))
 
     def _reader(self, generation: Generation, needed: frozenset[str] | None = None) -> Reader:
@@ -102,7 +104,11 @@ class Stream:
             wait = min(GONE, GONE - (utcnow() - building.moved).total_seconds())
             await self._finish_swap(live, building, wait=wait)
             return
+        if live is not None and live.turned != (self._whole.sync.shown == Shown.PREVIOUS):
+            await self._turn(live)
         for generation in (live, building):
+            if generation is not None and generation.turned:
+                continue  # its content is not the one that is searched; it goes on once that was turned back
             if generation is not None and generation.id not in self._work and generation.id not in self._held:
                 await self._start(generation)
         known = {one.id for one in self._whole.generations}
@@ -113,7 +119,8 @@ class Stream:
                 if (work := self._work.pop(generation.id or 0, None)) is not None:
                     await self._stop(work)
                 await self._retire(generation)
-        if live is not None and live.shadow and live.keep_until is not None and live.keep_until < utcnow():
+        kept = live is not None and live.shadow and not live.turned
+        if live is not None and kept and live.keep_until is not None and live.keep_until < utcnow():
             await self._client.remove(live.shadow)
             await ledger.move(self._db, live, self._run.fence, shadow="", keep_until=None)
         new = self._work.get(building.id or 0) if building is not None else None
@@ -133,9 +140,12 @@ class Stream:
             return
         quiet = generation.id in self._quiet
         self._quiet.discard(generation.id)
+        sync, instance = self._whole.sync, self._whole.instance
+        limits = Limits(documents=instance.batch, age=instance.wait)
         lane = Lane(
-            self._db, reader, self._client, generation, index, self._run.fence, quiet=quiet, hooks=chosen
-        )
+            self._db, reader, self._client, generation, index, self._run.fence, searched=sync.index, limits=limits,
+            quiet=quiet, hooks=chosen,
+        )  # fmt: skip
         self._work[generation.id] = _Work(
             lane, asyncio.create_task(lane.run(), name=f"{self._name} {generation.number}")
         )
@@ -192,6 +202,17 @@ class Stream:
             self._db, building, self._run.fence, phase=Phase.SWAPPING, swap_after=await self._client.newest_task()
         )
         await self._finish_swap(live, building)
+
+    async def _turn(self, live: Generation) -> None:
+        """Let people search the kept content, or the newest again: with all that was read written before."""
+        if (work := self._work.pop(live.id or 0, None)) is not None:
+            work.lane.halt()
+            await self._ended(work)
+        if live.shadow:
+            await turn(self._db, self._client, live, self._whole.sync.index, self._run.fence)
+            self._run.log("people search the previous content" if live.turned else "people search the newest content")
+        else:
+            await ledger.show(self._db, self._name, Shown.NEWEST)
 
     async def _ended(self, work: _Work) -> None:
         try:
@@ -264,65 +285,42 @@ class Stream:
             await self._note_reading()
 
     async def _note_reading(self) -> None:
-        sync, reading = self._whole.sync, Reading(sync=self._name, at=utcnow())
-        reading.state = "held" if self._held else "working"
-        for number, work in list(self._work.items()):
-            if work.task.done():
-                continue
-            lane = work.lane
-            reading.in_flight += lane.in_flight
-            if lane.generation.phase in {Phase.NEW, Phase.COPYING} or not lane.position:
-                reading.state = "copying"
-                continue
-            try:
-                head = await lane.reader.head(lane.position)
-            except NEEDS_A_PERSON as fault:
-                self._held.add(number)
-                await self._stop(self._work.pop(number))
-                await self._problem(fault)
-                continue
-            if head.retained_bytes is not None:
-                reading.retained_bytes = max(reading.retained_bytes or 0, head.retained_bytes)
-                if head.retained_bytes > sync.limit_mb * 1_000_000:
-                    await self._let_go(number, work, head.retained_bytes)
-                    continue
-            if lane.generation.phase == Phase.LIVE:
-                reading.behind_bytes = head.behind_bytes
-                reading.oldest_seconds = round(lane.oldest, 3)
-                reading.behind_seconds = round(max(lane.oldest, lane.lag or 0.0) if lane.in_flight else 0.0, 3)
-        await ledger.note(self._db, reading)
-        key = f"search_sync:{self._name}:behind"
-        if (reading.behind_seconds or 0) > BEHIND:
-            await self._run.open_incident(
-                key,
-                f"The sync {self._name} is behind",
-                detail=f"by {reading.behind_seconds:.0f} s",
-                severity="attention",
-            )
-        else:
-            await self._run.close_incident(key)
-        if not self._held and not sync.problem:
+        lanes = {number: work.lane for number, work in self._work.items() if not work.task.done()}
+        seen = await self._watch.look(self._whole.sync, lanes, NEEDS_A_PERSON)
+        for number, fault in seen.faults.items():
+            self._held.add(number)
+            work = self._work.pop(number)
+            await self._stop(work)
+            if isinstance(fault, TooMuchLog):
+                await work.lane.reader.end()
+                await work.lane.reader.close()
+            await self._problem(fault)
+        if (live := self._whole.live) is not None and live.turned and live.id not in self._held:
+            await self._guard_turned(live)
+        if self._held:
+            seen.reading.state = "held"
+        await ledger.note(self._db, seen.reading)
+        if not self._held and not self._whole.sync.problem:
             await self._run.close_incident(f"search_sync:{self._name}:problem")
 
-    async def _let_go(self, number: int, work: _Work, kept: int) -> None:
-        """The source's disk comes first: drop what makes it keep its log."""
-        self._held.add(number)
-        await self._stop(self._work.pop(number))
-        await work.lane.reader.end()
-        await work.lane.reader.close()
-        await self._problem(
-            LogLost(
-                f"the source kept {kept / 1e6:.0f} MB of its log for this sync, more than"
-                f" {self._whole.sync.limit_mb} MB; the slot was dropped.",
-                hint="see why Meilisearch did not keep up, then rebuild",
-            )
-        )
+    async def _guard_turned(self, live: Generation) -> None:
+        """The source keeps its log for a generation that is not at work as well."""
+        reader = self._reader(live)
+        try:
+            guard(self._whole.sync, await reader.head(live.position))
+        except NEEDS_A_PERSON as fault:
+            self._held.add(live.id or 0)
+            if isinstance(fault, TooMuchLog):
+                await reader.end()
+            await self._problem(fault)
+        finally:
+            await reader.close()
 
     async def gone(self) -> None:
         """Remove everything at the source and in Meilisearch but the index that people search; then the rows."""
         for generation in self._whole.generations:
             await self._retire(generation)
-        for what in ("problem", "behind"):
+        for what in INCIDENTS:
             await self._run.close_incident(f"search_sync:{self._name}:{what}")
         await ledger.forget_sync(self._db, self._name)
 

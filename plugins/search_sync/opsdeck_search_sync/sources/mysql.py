@@ -345,6 +345,16 @@ class MysqlReader:
                 self._plain.close()
 
 
+async def flavour(place: Place) -> str:
+    """Tell whether the server is a MariaDB or a MySQL."""
+    probe = MysqlReader(place, "x", "x_0", None, maria=True)
+    try:
+        ((version,),) = await probe._ask("SELECT VERSION()")
+        return "mariadb" if "mariadb" in str(version).lower() else "mysql"
+    finally:
+        await probe.close()
+
+
 class _Tail:
     """The thread that reads the log, and the short queue between it and the loop."""
 
