@@ -302,7 +302,10 @@ class Server:
         query = {name: values[-1] for name, values in parse_qs(scope["query_string"].decode()).items()}
         parts = [unquote(part) for part in path.strip("/").split("/")]
         if parts == ["_test"]:
-            self.faults.update(json.loads(content or b"{}"))
+            given = json.loads(content or b"{}")
+            if given.pop("reset", False):
+                self.faults.clear()
+            self.faults.update(given)
             self.news.set()
             return 200, self.faults
         if parts == ["health"]:
@@ -369,6 +372,11 @@ class Server:
                 if not LEGAL_INDEX.match(uid):
                     raise Fault(400, "invalid_index_uid", f"`{uid}` is not a valid index uid.")
                 return 202, store.add_task(uid, "indexCreation", {"primaryKey": given.get("primaryKey")})
+            case ("GET", ["indexes"]):
+                rows = store.db.execute("SELECT uid, pk FROM idx ORDER BY uid").fetchall()
+                limit, offset = int(query.get("limit", 20)), int(query.get("offset", 0))
+                results = [{"uid": uid, "primaryKey": pk} for uid, pk in rows[offset : offset + limit]]
+                return 200, {"results": results, "offset": offset, "limit": limit, "total": len(rows)}
             case ("GET", ["indexes", uid]):
                 found = self.needed(uid)
                 return 200, {"uid": uid, "primaryKey": found[0]}
