@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from opsdeck.api import Refused, Unavailable, utcnow
 from opsdeck_search_sync import ledger
-from opsdeck_search_sync.changes import Change, Counts, Emptied, Part, Put, Reader
+from opsdeck_search_sync.changes import Change, Column, Counts, Emptied, Part, Put, Reader
 from opsdeck_search_sync.doubts import Doubts
 from opsdeck_search_sync.hooks import Hook, bounded, told
 from opsdeck_search_sync.mapping import Mapper, MappingRules
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 KEEP_EVERY, KEEP_IDLE = 1.0, 10.0
 """Seconds between two checkpoints in the database: while documents are written, and while nothing happens."""
+MOST_DEAD = 1000
+"""Dead letters of one generation; with more it is not the documents that are wrong."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,8 @@ class Lane:
         await beside(self._run, self._pulse.run)
 
     async def _run(self) -> None:
-        self._mapper = Mapper(self._rules, await self.reader.columns(), self._hooks)
+        self._mapper = Mapper(self._rules, columns := await self.reader.columns(), self._hooks)
+        self._fits(columns)
         self._dead = {
             letter.document for letter in await ledger.dead(self._db, self.generation.sync, self.generation.number)
         }
@@ -126,11 +129,25 @@ class Lane:
         mapping: dict[str, Any] = self._mapper.frozen.model_dump(mode="json", by_alias=True)
         position = await self.reader.begin()
         estimate = await self.reader.estimate()
+        shape = self._mapper.shape_of(await self.reader.columns())
         await ledger.move(
             self._db, generation, self._fence, mapping=mapping, phase=Phase.COPYING, position=position,
-            cursor=None, copied=0, estimate=estimate,
+            cursor=None, copied=0, estimate=estimate, shape=shape,
         )  # fmt: skip
         self._position = position
+
+    def _fits(self, columns: Sequence[Column]) -> None:
+        """Raise `Refused` when the table is no longer what it was copied as, in what the mapping needs."""
+        assert self._mapper is not None  # noqa: S101 - made by `run`
+        was, now = self.generation.shape, self._mapper.shape_of(columns)
+        for name in was if was != now else ():
+            if was[name] != now.get(name):
+                what = f"the column {name!r} was" if name else "its primary key was"
+                raise Refused(
+                    f"the table was altered at the source: {what} {was[name]}, now {now.get(name, 'it is gone')}.",
+                    field="table",
+                    hint="see that the mapping still fits, then rebuild; the index stays as it is until then",
+                )
 
     async def _settings(self) -> dict[str, Any]:
         """Give what the index has that people search, with what the sync says of it. Raises `Refused`."""
@@ -238,6 +255,8 @@ class Lane:
     async def _take(self, pipeline: Pipeline[str], part: Part) -> None:
         """Put a part's operations in. An emptied table empties the index between what came before and after."""
         assert self._mapper is not None  # noqa: S101 - made by `run`
+        if part.altered:
+            self._fits(await self.reader.columns())
         before: list[Change] = []
         for change in part.changes:
             if isinstance(change, Emptied):
@@ -290,6 +309,12 @@ class Lane:
 
     async def _bury(self, id_: Id, op: Op, problem: Problem) -> None:
         document = json.dumps(id_)
+        if document not in self._dead and len(self._dead) >= MOST_DEAD:
+            raise Refused(
+                f"more than {MOST_DEAD} documents were refused, the last with: {problem.message}",
+                field="mapping",
+                hint="look at the dead letters, mend the mapping or the index's settings, then rebuild",
+            )
         body = json.dumps(op.body, ensure_ascii=False)
         letter = DeadLetter(
             sync=self.generation.sync, generation=self.generation.number, document=document, verb=op.verb.value,

@@ -193,6 +193,13 @@ class Mapper:
         """Give the mapping with its columns by name: one that goes later must be missed, not left out in silence."""
         return self.mapping if self._all else self.mapping.frozen(self.rules)
 
+    def shape_of(self, columns: Sequence[Column]) -> dict[str, str]:
+        """Tell what the mapping's columns are like: another answer later means other documents of the same rows."""
+        used = [each for each in columns if self.needed is None or each.name in self.needed]
+        return {"": ", ".join(each.name for each in columns if each.key)} | {
+            each.name: f"{each.type} {each.shape}".strip() for each in used
+        }
+
     def id_of(self, row: Row) -> Id:
         """Give the id of a row's document."""
         return document_id(tuple(_known(row[name]) for name in self.key))

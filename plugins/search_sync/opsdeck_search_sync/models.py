@@ -126,6 +126,8 @@ class Generation(Table, table=True):
     """Name of the shadow index."""
     position: str = ""
     """Everything before this in the source's log has succeeded in Meilisearch."""
+    shape: dict[str, str] = Field(default_factory=dict, sa_type=JSON, sa_column_kwargs={"server_default": "{}"})
+    """Type of each column that the mapping needs, as the copy found it; "" has the names of the primary key."""
     cursor: list[Any] | None = Field(default=None, sa_type=JSON)
     """Key of the last row whose copy succeeded."""
     copied: int = 0

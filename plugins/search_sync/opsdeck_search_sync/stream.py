@@ -6,7 +6,6 @@ One node runs it at a time, under the core's lease; every row it writes carries 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -20,11 +19,11 @@ from opsdeck_search_sync.changes import LogLost, Reader
 from opsdeck_search_sync.lane import Lane
 from opsdeck_search_sync.ledger import Whole
 from opsdeck_search_sync.mapping import Mapper, MappingRules
-from opsdeck_search_sync.meilisearch import GONE, Meilisearch, Rejected, Unanswered
+from opsdeck_search_sync.meilisearch import Meilisearch, Rejected
 from opsdeck_search_sync.models import Generation, Phase, Shown, Source, Wanted
 from opsdeck_search_sync.pipeline import Limits
 from opsdeck_search_sync.sources.place import Place
-from opsdeck_search_sync.turning import turn
+from opsdeck_search_sync.turning import late, swap, turn
 from opsdeck_search_sync.watching import INCIDENTS, TooMuchLog, Watch, guard
 
 if TYPE_CHECKING:
@@ -101,10 +100,10 @@ class Stream:
         """Start what should run and does not; swap what is ready; remove what is retired."""
         live, building = self._whole.live, self._whole.building
         if building is not None and building.phase == Phase.SWAPPING:
-            wait = min(GONE, GONE - (utcnow() - building.moved).total_seconds())
-            await self._finish_swap(live, building, wait=wait)
+            await self._finish_swap(live, building, wait=late(building))
             return
-        if live is not None and live.turned != (self._whole.sync.shown == Shown.PREVIOUS):
+        doubts = any(work.lane.in_doubt for work in self._work.values())
+        if live is not None and live.turned != (self._whole.sync.shown == Shown.PREVIOUS) and not doubts:
             await self._turn(live)
         for generation in (live, building):
             if generation is not None and generation.turned:
@@ -124,7 +123,6 @@ class Stream:
             await self._client.remove(live.shadow)
             await ledger.move(self._db, live, self._run.fence, shadow="", keep_until=None)
         new = self._work.get(building.id or 0) if building is not None else None
-        doubts = any(work.lane.in_doubt for work in self._work.values())
         if building is not None and new is not None and new.lane.caught_up.is_set() and not doubts:
             await self._swap(live, building)
 
@@ -208,6 +206,9 @@ class Stream:
         if (work := self._work.pop(live.id or 0, None)) is not None:
             work.lane.halt()
             await self._ended(work)
+            if work.lane.in_doubt:
+                return  # a late write would hit the other content: it starts again, and this waits
+            self._quiet.add(live.id or 0)
         if live.shadow:
             await turn(self._db, self._client, live, self._whole.sync.index, self._run.fence)
             self._run.log("people search the previous content" if live.turned else "people search the newest content")
@@ -227,20 +228,9 @@ class Stream:
         For `wait` seconds a swap that was asked for before may still come in: a second one would undo it.
         """
         index, shadow = self._whole.sync.index, building.shadow
-        after = building.swap_after if building.swap_after is not None else -1
-        task = await self._asked(after, index, shadow, wait)
-        if task is None:
-            if not await self._client.exists(index):
-                await self._client.done(
-                    await self._client.create(index, MappingRules.model_validate(building.mapping).id)
-                )
-            try:
-                task = await self._client.swap(index, shadow)
-            except Unanswered as fault:
-                task = await self._asked(after, index, shadow, fault.seconds)
-                if task is None:
-                    raise
-        await self._client.done(task)
+        if not await self._client.exists(index):
+            await self._client.done(await self._client.create(index, MappingRules.model_validate(building.mapping).id))
+        await swap(self._client, index, building, wait=wait)
         empty = await self._client.count(shadow) == 0
         if live is not None and live.shadow:
             await self._client.remove(live.shadow)
@@ -251,14 +241,6 @@ class Stream:
         self._held.clear()
         await ledger.set_problem(self._db, self._name, "")
         self._run.log(f"generation {building.number} is live", "good")
-
-    async def _asked(self, after: int, index: str, shadow: str, wait: float) -> int | None:
-        """Find the swap that was asked for, looking for `wait` seconds."""
-        for left in range(max(0, math.ceil(wait)), -1, -1):
-            if (task := await self._client.swap_since(after, index, shadow)) is not None:
-                return task
-            await asyncio.sleep(min(left, 1.0))
-        return None
 
     async def _retire(self, generation: Generation) -> None:
         reader = self._reader(generation)

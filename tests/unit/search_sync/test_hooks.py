@@ -17,6 +17,19 @@ from opsdeck.api import Invalid, NotFound, Refused
 
 pytestmark = pytest.mark.timeout(120)
 
+
+@pytest.fixture(
+    params=[
+        "postgres",
+        pytest.param("mariadb", marks=pytest.mark.campaign),
+        pytest.param("mysql", marks=pytest.mark.campaign),
+    ]
+)
+def shop(request: pytest.FixtureRequest) -> Any:
+    """What is tested here does not depend on the kind of source: one in each run, the rest in a campaign."""
+    return request.getfixturevalue(f"{request.param}_shop")
+
+
 COLUMNS = (Column("id", "int8", key=True), Column("title", "text"))
 
 

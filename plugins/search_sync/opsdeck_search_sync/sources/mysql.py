@@ -33,8 +33,13 @@ from opsdeck_search_sync.sources.place import Place
 PART_CHANGES, WAITING = 500, 8
 """Changes in one part, and parts that wait between the thread and the loop."""
 HEARTBEAT, SILENCE = 5.0, 30.0
+QUICK, LONG = 30.0, 600.0
+"""Seconds that a question may take, and one that reads a table; then the link is taken for dead."""
 LEAST_WINDOW = 24 * 3600
 CHUNK_FIRST, CHUNK_MOST, CHUNK_GOAL = 500, 20_000, 0.25
+
+CLOSED = (2006, 2013, 4031)
+"""Codes of a connection that is no longer there."""
 
 KNOWN = (
     binlog.QueryEvent, binlog.RotateEvent, binlog.FormatDescriptionEvent, binlog.XidEvent, binlog.IntvarEvent,
@@ -85,18 +90,32 @@ class MysqlReader:
     def _open(self) -> pymysql.Connection[Cursor]:
         if self._plain is None or not self._plain.open:
             self._plain = pymysql.connect(
-                **self._settings(), database=self._place.database, autocommit=True, read_timeout=600, write_timeout=60
+                **self._settings(), database=self._place.database, autocommit=True, read_timeout=LONG, write_timeout=60
             )
             with self._plain.cursor() as cursor:
                 cursor.execute("SET time_zone = '+00:00'")
                 cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         return self._plain
 
-    async def _ask(self, query: str, *given: Any) -> list[tuple[Any, ...]]:
-        def work() -> list[tuple[Any, ...]]:
-            with self._open().cursor() as cursor:
+    async def _ask(self, query: str, *given: Any, bound: float | None = None) -> list[tuple[Any, ...]]:
+        """Ask within a bound. A connection that the server closed while nothing was asked is opened anew, once."""
+
+        def once() -> list[tuple[Any, ...]]:
+            connection: Any = self._open()
+            connection._read_timeout = bound or QUICK  # the driver has one bound for all that a connection does
+            with connection.cursor() as cursor:
                 cursor.execute(query, given or None)
                 return list(cursor.fetchall())
+
+        def work() -> list[tuple[Any, ...]]:
+            kept = self._plain is not None and self._plain.open
+            began = time.monotonic()
+            try:
+                return once()
+            except pymysql.OperationalError as fault:
+                if not kept or fault.args[0] not in CLOSED or time.monotonic() - began > 1:
+                    raise
+            return once()
 
         found: list[tuple[Any, ...]] = await self._in_thread(work)
         return found
@@ -148,14 +167,14 @@ class MysqlReader:
             )
             texts = {str(name) for (name,) in valid}
             found = [(*row[:1], "json", *row[2:]) if row[0] in texts else row for row in found]
-        self._decoders = {
-            str(name): mysqlvalues.decoder(str(type_).lower(), str(definition), int(width) if width else None)
-            for name, type_, definition, width, _key, _made in found
-        }
-        self._virtual = {str(row[0]) for row in found if row[5]}
+        described = {str(row[0]): (str(row[1]).lower(), str(row[2]), int(row[3]) if row[3] else None) for row in found}
+        self._decoders.update({name: mysqlvalues.decoder(*told) for name, told in described.items()})
         key = sorted((row for row in found if row[4] is not None), key=lambda row: int(row[4]))
         rest = [row for row in found if row[4] is None]
-        self._columns = tuple(Column(str(row[0]), str(row[1]).lower(), row[4] is not None) for row in [*key, *rest])
+        self._columns = tuple(
+            Column(str(row[0]), str(row[1]).lower(), row[4] is not None, mysqlvalues.shape(*described[str(row[0])]))
+            for row in [*key, *rest]
+        )
         return self._columns
 
     async def preflight(self) -> tuple[Finding, ...]:
@@ -214,7 +233,7 @@ class MysqlReader:
 
     async def count(self) -> int:
         """Count the rows."""
-        return int((await self._ask(f"SELECT count(*) FROM {self._name}"))[0][0])  # noqa: S608 - quoted
+        return int((await self._ask(f"SELECT count(*) FROM {self._name}", bound=LONG))[0][0])  # noqa: S608 - quoted
 
     async def begin(self) -> str:
         """Give a position that no visible row lies beyond."""
@@ -255,7 +274,7 @@ class MysqlReader:
         while True:
             began = time.monotonic()
             where, given = _beyond(key, [bound for _given, bound in ways], last) if last is not None else ("", ())
-            got = await self._ask(f"{base}{where} ORDER BY {order} LIMIT {int(size)}", *given)
+            got = await self._ask(f"{base}{where} ORDER BY {order} LIMIT {int(size)}", *given, bound=LONG)
             if not got:
                 return
             rows = tuple(self._decoded(dict(zip(names, row[: len(names)], strict=True))) for row in got)
@@ -281,6 +300,7 @@ class MysqlReader:
             f"SELECT {', '.join(_quoted(name) for name in names)} FROM {self._name} WHERE rand() <= %s LIMIT %s",  # noqa: S608
             share,
             rows,
+            bound=LONG,
         )
         return [self._decoded(dict(zip(names, row, strict=True))) for row in got]
 
@@ -366,6 +386,7 @@ class _Tail:
         self._table, self._needed, self._decoders, self._maria = table, needed, decoders, maria
         self._queue: queue.Queue[Part | BaseException] = queue.Queue(WAITING)
         self._stopped = threading.Event()
+        self._altered = False
         self._connections: list[Any] = []
         self._thread = threading.Thread(target=self._work, name=f"binlog {server_id}", daemon=True)
 
@@ -463,6 +484,9 @@ class _Tail:
                 if word.startswith("XA "):
                     raise _unread(38)
                 changes.extend(self._statement(query, event.schema))
+                if self._altered:
+                    yield Part(changes, None, size, committed, altered=True)
+                    changes, size, self._altered = [], 0, False
                 if word in {"COMMIT", "ROLLBACK"} or not self._maria or standalone:
                     yield self._done(gtid, changes, size, committed)
                     changes, size = [], 0
@@ -509,8 +533,13 @@ class _Tail:
         """What a statement in the log does to our table: empties it, or takes it away."""
         there = schema.decode() if isinstance(schema, bytes) else str(schema)
         text = re.sub(r"/\*.*?\*/", " ", query, flags=re.S).strip().rstrip(";")
+        if gone := re.match(r"DROP\s+(?:DATABASE|SCHEMA)\s+(?:IF\s+EXISTS\s+)?(\S+)", text, re.I):
+            if gone[1].strip("`").replace("``", "`") == self._table[0]:
+                raise Refused(f"the database {self._table[0]} was dropped at the source.", hint="drop the sync")
+            return
         found = re.match(
-            r"(TRUNCATE(?:\s+TABLE)?|DROP\s+TABLE(?:\s+IF\s+EXISTS)?|RENAME\s+TABLE|ALTER\s+TABLE)\s+(.*)",
+            r"(TRUNCATE(?:\s+TABLE)?|DROP\s+TABLE|RENAME\s+TABLES?|CREATE\s+OR\s+REPLACE\s+TABLE"
+            r"|ALTER\s+(?:(?:ONLINE|OFFLINE|IGNORE)\s+)*TABLE)\s+(?:IF\s+EXISTS\s+)?(.*)",
             text,
             re.I | re.S,
         )
@@ -519,16 +548,19 @@ class _Tail:
         verb = found[1].split()[0].upper()
         if verb == "TRUNCATE":
             yield Emptied()
-        elif verb in {"DROP", "RENAME"} or re.search(r"\bRENAME\s+(TO|AS)\b", text, re.I):
+        elif verb in {"DROP", "RENAME", "CREATE"} or re.search(r"\bRENAME\s+(TO|AS)\b", text, re.I):
             raise Refused(
-                f"the table {'.'.join(self._table)} was dropped or renamed at the source.",
+                f"the table {'.'.join(self._table)} was dropped, replaced or renamed at the source.",
                 hint="bring it back and rebuild, or drop the sync",
             )
-        elif verb == "ALTER":
+        elif re.search(r"\b(TRUNCATE|DROP|EXCHANGE|CONVERT|DISCARD|IMPORT)\s+(PARTITION|TABLE\s*SPACE)", text, re.I):
             raise Refused(
-                f"the table {'.'.join(self._table)} was altered at the source.",
-                hint="see that the mapping still fits, then rebuild; the index stays as it is until then",
+                f"rows of {'.'.join(self._table)} came or went with a partition or a tablespace, which the log does"
+                " not name.",
+                hint="rebuild; the index stays as it is until then",
             )
+        else:
+            self._altered = True
 
 
 def _unread(kind: int) -> Refused:

@@ -41,6 +41,8 @@ PART_CHANGES, PART_BYTES = 1000, 1 << 20
 FEEDBACK, SILENCE = 1.0, 60.0
 """Seconds between two feedbacks, and of silence after which the link is dead: each feedback asks for an answer."""
 SLOT_PATIENCE = 60.0
+QUICK, LONG = 30.0, 600.0
+"""Seconds that a question may take, and one that reads a table; then the link is taken for dead."""
 CHUNK_FIRST, CHUNK_MOST, CHUNK_GOAL = 500, 20_000, 0.25
 
 
@@ -92,20 +94,37 @@ class PostgresReader:
     async def _db(self) -> psycopg.AsyncConnection[Any]:
         if self._plain is None or self._plain.closed:
             self._plain = await self._connect()
-            await self._plain.execute("SET statement_timeout = '10min'")
+            await self._plain.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(f"{LONG:.0f}s")))
         return self._plain
 
-    async def _ask(self, query: str | sql.Composed, *given: Any) -> list[tuple[Any, ...]]:
+    async def _run(self, query: str | sql.Composed, *given: Any, bound: float = QUICK) -> psycopg.AsyncCursor[Any]:
+        """Run a statement within a bound: a link that is half open never says so by itself.
+
+        A connection that the server closed while nothing was asked is opened anew, once.
+        """
+        kept = self._plain is not None and not self._plain.closed
+        connection = await self._db()
+        asked = asyncio.ensure_future(connection.execute(query, given or None))
         try:
-            return await (await (await self._db()).execute(query, given)).fetchall()
+            await asyncio.wait({asked}, timeout=bound)
+            if not asked.done():
+                raise Unavailable(f"PostgreSQL did not answer within {bound:g} s.", hint="the link is broken")
+            return asked.result()
         except psycopg.Error as fault:
+            if kept and connection.closed:
+                return await self._run(query, *given, bound=bound)
             raise _translated(fault) from fault
+        finally:
+            if not asked.done():
+                connection.pgconn.finish()
+                asked.cancel()
+                await asyncio.gather(asked, return_exceptions=True)
+
+    async def _ask(self, query: str | sql.Composed, *given: Any) -> list[tuple[Any, ...]]:
+        return await (await self._run(query, *given)).fetchall()
 
     async def _do(self, query: str | sql.Composed, *given: Any) -> None:
-        try:
-            await (await self._db()).execute(query, given)
-        except psycopg.Error as fault:
-            raise _translated(fault) from fault
+        await self._run(query, *given)
 
     async def identity(self) -> str:
         """Give the cluster's number and the database."""
@@ -209,6 +228,11 @@ class PostgresReader:
                         f"GRANT CREATE ON DATABASE {sql.Identifier(self._place.database).as_string()} TO {user};"
                         f" ALTER TABLE {table} OWNER TO {user};")
             )  # fmt: skip
+        if kind == "p":
+            found.append(
+                Finding(f"{table} is partitioned: rows that go with a partition which is dropped or detached are not in"
+                        " the log; rebuild after that.", False)
+            )  # fmt: skip
         generated = await self._ask(
             "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attgenerated <> ''", table
         )
@@ -226,7 +250,8 @@ class PostgresReader:
 
     async def count(self) -> int:
         """Count the rows."""
-        ((number,),) = await self._ask(sql.SQL("SELECT count(*) FROM {}").format(self._name))
+        cursor = await self._run(sql.SQL("SELECT count(*) FROM {}").format(self._name), bound=LONG)
+        ((number,),) = await cursor.fetchall()
         return int(number)
 
     async def begin(self) -> str:
@@ -281,11 +306,7 @@ class PostgresReader:
             else:
                 query = base + sql.SQL(" WHERE ({}) > ({})").format(order, bounds) + end
                 given = (*last, size)  # type: ignore[assignment]
-            try:
-                cursor = await (await self._db()).execute(query, given)
-            except psycopg.Error as fault:
-                raise _translated(fault) from fault
-            result = cursor.pgresult
+            result = (await self._run(query, *given, bound=LONG)).pgresult
             assert result is not None  # noqa: S101 - a SELECT that did not raise has a result
             rows, total = [], 0
             for number in range(result.ntuples):
@@ -316,11 +337,7 @@ class PostgresReader:
         query = sql.SQL("SELECT {} FROM {} TABLESAMPLE BERNOULLI (%s) LIMIT %s").format(
             sql.SQL(", ").join(sql.Identifier(column.name) for column in wanted), self._name
         )
-        try:
-            cursor = await (await self._db()).execute(query, (share, rows))
-        except psycopg.Error as fault:
-            raise _translated(fault) from fault
-        result = cursor.pgresult
+        result = (await self._run(query, share, rows, bound=LONG)).pgresult
         assert result is not None  # noqa: S101 - as above
         found: list[Row] = []
         for number in range(result.ntuples):
@@ -340,6 +357,7 @@ class PostgresReader:
             await self._ask("SELECT txid_current()")
         types = dict(await self._ask("SELECT oid::int8, typname FROM pg_type"))
         self._confirmed = lsn(position)
+        await self._free_slot()
         self._stream = await self._connect(replication=True)
         try:
             await self._stream.execute(
@@ -374,6 +392,9 @@ class PostgresReader:
                     changes, size = [], 0
                 elif message is not None:
                     changes.extend(tables.changes(message))
+                    if tables.altered:
+                        yield Part(changes, None, size, committed, altered=True)
+                        changes, size, tables.altered = [], 0, False
                     if len(changes) >= PART_CHANGES or size >= PART_BYTES:
                         yield Part(changes, None, size, committed)
                         changes, size = [], 0
@@ -465,17 +486,21 @@ class PostgresReader:
         """Compare two positions."""
         return lsn(position) >= lsn(goal)
 
+    async def _free_slot(self) -> None:
+        """End whoever still reads our slot: a link of ours that broke without the server's noticing, or a node whose
+        lease is over."""
+        for _ in range(50):
+            active = await self._ask(
+                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s AND active",
+                self.slot,
+            )
+            if not active:
+                return
+            await asyncio.sleep(0.1)
+
     async def end(self) -> None:
         """Remove the slot and the publication, ending whoever still reads the slot."""
-        await self._do(
-            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s AND active",
-            self.slot,
-        )
-        for _ in range(50):
-            active = await self._ask("SELECT active FROM pg_replication_slots WHERE slot_name = %s", self.slot)
-            if not active or not active[0][0]:
-                break
-            await asyncio.sleep(0.1)
+        await self._free_slot()
         await self._do(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", self.slot
         )
@@ -502,12 +527,18 @@ class _Tables:
         self._table = table
         self._needed = needed
         self._oid = 0
+        self.altered = False
         self._columns: tuple[tuple[int, str, pgvalues.Decoder, bool], ...] = ()
 
     def changes(self, message: pgoutput.Message) -> Sequence[Change]:
         if isinstance(message, pgoutput.Relation):
             if (message.schema, message.name) == self._table:
                 self._learn(message)
+            elif message.oid == self._oid:
+                raise Refused(
+                    f"the table {'.'.join(self._table)} was renamed to {message.schema}.{message.name}.",
+                    hint="rename it back and rebuild, or drop the sync",
+                )
         elif isinstance(message, pgoutput.Truncate):
             return (Emptied(),) if self._oid in message.oids else ()
         elif isinstance(message, pgoutput.Insert) and message.oid == self._oid:
@@ -519,6 +550,7 @@ class _Tables:
         return ()
 
     def _learn(self, relation: pgoutput.Relation) -> None:
+        self.altered = True
         there = {name for name, _type, _key in relation.columns}
         missing = sorted((self._needed or frozenset()) - there)
         if missing:
