@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from opsdeck.api import Refused, Unavailable, utcnow
 from opsdeck_search_sync import ledger
@@ -23,6 +23,8 @@ from opsdeck_search_sync.pulse import Pulse
 
 if TYPE_CHECKING:
     from opsdeck.api import Database
+
+T = TypeVar("T")
 
 KEEP_EVERY, KEEP_IDLE = 1.0, 10.0
 """Seconds between two checkpoints in the database: while documents are written, and while nothing happens."""
@@ -188,7 +190,8 @@ class Lane:
 
         async def work() -> None:
             rows = generation.copied
-            async with aclosing(self.reader.copy(tuple(generation.cursor) if generation.cursor else None)) as chunks:
+            after = tuple(generation.cursor) if generation.cursor else None
+            async with aclosing(ahead(self.reader.copy(after))) as chunks:
                 async for chunk in chunks:
                     ops = await self._ops([Put(row) for row in chunk.rows])
                     rows += len(chunk.rows)
@@ -348,6 +351,19 @@ class Lane:
             elif body or letter.verb == Verb.DELETE.value:
                 ops.append((json.loads(letter.document), Op(Verb(letter.verb), body)))
         return self._pipeline.again(ops) if self._pipeline is not None else 0
+
+
+async def ahead(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """Give what a source gives, while the next is read already."""
+    async with aclosing(source):
+        reading = asyncio.ensure_future(anext(source, None))
+        try:
+            while (item := await reading) is not None:
+                reading = asyncio.ensure_future(anext(source, None))
+                yield item
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
 
 async def beside(work: Callable[[], Awaitable[None]], other: Callable[[], Awaitable[None]]) -> None:

@@ -187,6 +187,10 @@ class Mapper:
         self.needed = None if self._all else named
         """The columns that rows must have; None where a row has what it has, and all of it counts."""
         self._conditions = tuple(condition(rule) for rule in mapping.filter)
+        more = mapping.constants or mapping.templates or mapping.geo or mapping.filter or self.hooks or self._all
+        casts = any(how is not None for _column, _name, how in self.rules)
+        self._plain = None if more or casts else tuple((column, name) for column, name, _cast in self.rules)
+        """Columns with their fields, where a document is these and its id and nothing else."""
 
     @property
     def frozen(self) -> MappingRules:
@@ -202,6 +206,8 @@ class Mapper:
 
     def id_of(self, row: Row) -> Id:
         """Give the id of a row's document."""
+        if len(self.key) == 1 and (value := row[self.key[0]]).__class__ is int:
+            return value
         return document_id(tuple(_known(row[name]) for name in self.key))
 
     def wanted(self, row: Row) -> bool:
@@ -267,8 +273,16 @@ class Mapper:
     def operations(self, changes: Iterable[Change]) -> Iterable[tuple[Id, Op] | Emptied]:
         """Turn changes into what becomes of documents, in order. Raises `Refused` where a value is needed that the
         source left out."""
+        plain, id_name = self._plain, self.mapping.id
         for change in changes:
-            if isinstance(change, Emptied):
+            if plain is not None and isinstance(change, Put) and UNCHANGED not in change.row.values():
+                row, id_ = change.row, self.id_of(change.row)
+                if change.before is not None and (old := self.id_of(change.before)) != id_:
+                    yield old, Op(Verb.DELETE)
+                made: dict[str, Any] = {name: row[column] for column, name in plain}
+                made[id_name] = id_
+                yield id_, Op(Verb.REPLACE, made)
+            elif isinstance(change, Emptied):
                 yield change
             elif isinstance(change, Removed):
                 yield self.id_of(change.row), Op(Verb.DELETE)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from opsdeck_search_sync import lane, ledger, stream
 from opsdeck_search_sync.models import Reading
-from opsdeck_search_sync.sources import mysql, postgres
+from opsdeck_search_sync.sources import binlog, mysql, postgres
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -142,18 +142,17 @@ async def test_links_that_are_cut_cost_no_row(bench: Any, proxy: Proxy) -> None:
 
 async def test_a_link_that_is_half_open_is_noticed_told_and_left(bench: Any, proxy: Proxy, monkeypatch: Any) -> None:
     monkeypatch.setattr(stream, "READING", 0.3)
-    for module in (postgres, mysql):
+    for module in (postgres, binlog):
         monkeypatch.setattr(module, "SILENCE", 6.0)
-    monkeypatch.setattr(mysql, "HEARTBEAT", 1.0)
+    monkeypatch.setattr(binlog, "HEARTBEAT", 1.0)
     await follows(bench, proxy.port, alarm_seconds=1)
     assert proxy.freeze(STREAMS[bench.shop.kind]) >= 1
     await add(bench, 2)
     await incident(bench, "silent", there=True)
     await bench.until(bench.equal)
     await incident(bench, "silent", there=False)
-    for module in (postgres, mysql):
-        monkeypatch.setattr(module, "QUICK", 1.0)
-        monkeypatch.setattr(module, "SILENCE", 2.0)
+    for module, name in ((postgres, "QUICK"), (mysql, "QUICK"), (postgres, "SILENCE"), (binlog, "SILENCE")):
+        monkeypatch.setattr(module, name, 2.0)
     assert proxy.freeze(), "every link, and new ones pass"
     await add(bench, 3)
     await bench.until(bench.equal, 40)
