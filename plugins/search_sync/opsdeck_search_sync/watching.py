@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 KEPT = timedelta(days=30)
 """How long the counts of minutes are kept."""
+GRACE = 20.0
+"""Seconds that a source may take to tell where its log ended: PostgreSQL can keep the end of a record for 15 s."""
 GROWN = 0.5
 """Share of a sync's limit of log from which on people are told."""
 INCIDENTS = ("problem", "behind", "silent", "grown", "hook")
@@ -83,7 +85,8 @@ class Watch:
         goal, since = self._goals.get(number, ("", 0.0))
         if not goal or lane.reader.reached(lane.position, goal):
             goal, since = self._goals[number] = (head.position, time.monotonic())
-        return 0.0 if lane.reader.reached(lane.position, goal) else time.monotonic() - since
+        waits = 0.0 if lane.reader.reached(lane.position, goal) else time.monotonic() - since
+        return waits if waits > GRACE else 0.0
 
     async def _tell(self, sync: Sync, reading: Reading, silent: float) -> None:
         behind, kept = reading.behind_seconds or 0.0, (reading.retained_bytes or 0) / 1e6

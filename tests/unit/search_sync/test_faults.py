@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from opsdeck_search_sync import lane, ledger, stream
+from opsdeck_search_sync import lane, ledger, stream, watching
 from opsdeck_search_sync.models import Reading
 from opsdeck_search_sync.sources import binlog, mysql, postgres
 
@@ -142,6 +142,7 @@ async def test_links_that_are_cut_cost_no_row(bench: Any, proxy: Proxy) -> None:
 
 async def test_a_link_that_is_half_open_is_noticed_told_and_left(bench: Any, proxy: Proxy, monkeypatch: Any) -> None:
     monkeypatch.setattr(stream, "READING", 0.3)
+    monkeypatch.setattr(watching, "GRACE", 0.5)
     for module in (postgres, binlog):
         monkeypatch.setattr(module, "SILENCE", 6.0)
     monkeypatch.setattr(binlog, "HEARTBEAT", 1.0)
