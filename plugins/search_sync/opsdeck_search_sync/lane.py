@@ -15,11 +15,12 @@ from opsdeck_search_sync import ledger
 from opsdeck_search_sync.changes import Change, Column, Counts, Emptied, Part, Put, Reader
 from opsdeck_search_sync.doubts import Doubts
 from opsdeck_search_sync.hooks import Hook, bounded, told
-from opsdeck_search_sync.mapping import Mapper, MappingRules
+from opsdeck_search_sync.mapping import Mapper
 from opsdeck_search_sync.meilisearch import GONE, Meilisearch, Problem
 from opsdeck_search_sync.models import DeadLetter, Generation, Phase
 from opsdeck_search_sync.pipeline import Id, Limits, Op, Pipeline, Verb
 from opsdeck_search_sync.pulse import Pulse
+from opsdeck_search_sync.rules import MappingRules
 
 if TYPE_CHECKING:
     from opsdeck.api import Database

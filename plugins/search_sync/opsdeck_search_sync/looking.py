@@ -14,10 +14,11 @@ from pydantic import BaseModel, Field
 from opsdeck.api import JobRun, Receipt, Refused, utcnow
 from opsdeck_search_sync import hooks, ledger, reaching
 from opsdeck_search_sync.changes import Finding, Json, Reader
-from opsdeck_search_sync.mapping import Mapper, MappingRules
+from opsdeck_search_sync.mapping import Mapper
 from opsdeck_search_sync.meilisearch import Meilisearch
 from opsdeck_search_sync.models import Source
 from opsdeck_search_sync.pipeline import Id, Verb
+from opsdeck_search_sync.rules import MappingRules
 
 SETTLE = (0.5, 1.0, 2.0, 4.0)
 """Seconds between looks at what differed: a change may be on its way."""

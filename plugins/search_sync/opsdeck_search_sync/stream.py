@@ -18,10 +18,11 @@ from opsdeck_search_sync import hooks, ledger, reaching
 from opsdeck_search_sync.changes import LogLost, Reader
 from opsdeck_search_sync.lane import Lane
 from opsdeck_search_sync.ledger import Whole
-from opsdeck_search_sync.mapping import Mapper, MappingRules
+from opsdeck_search_sync.mapping import Mapper
 from opsdeck_search_sync.meilisearch import Meilisearch, Rejected
 from opsdeck_search_sync.models import Generation, Phase, Shown, Source, Wanted
 from opsdeck_search_sync.pipeline import Limits
+from opsdeck_search_sync.rules import MappingRules
 from opsdeck_search_sync.sources.place import Place
 from opsdeck_search_sync.turning import late, swap, turn
 from opsdeck_search_sync.watching import INCIDENTS, TooMuchLog, Watch, guard

@@ -359,7 +359,7 @@ class TestMariadb:
                 "log_bin_compress = OFF",
                 marks=pytest.mark.campaign,
             ),
-        ],  # fmt: skip
+        ],
     )
     async def test_a_log_that_lacks_something_is_refused_with_the_fix(
         self, bench: Any, spoil: str, mend: str, fix: str

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from opsdeck_search_sync import hooks
 from opsdeck_search_sync.changes import Column, Put
-from opsdeck_search_sync.mapping import Mapper, MappingRules
+from opsdeck_search_sync.mapping import Mapper
 from opsdeck_search_sync.pipeline import Verb
+from opsdeck_search_sync.rules import MappingRules
 
 from opsdeck.api import Invalid, NotFound, Refused
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from opsdeck_search_sync import bringing, seedfile
 from opsdeck_search_sync.bringing import Wish
-from opsdeck_search_sync.mapping import MappingRules
+from opsdeck_search_sync.rules import MappingRules
 
 from opsdeck.api import Invalid, Refused
 
