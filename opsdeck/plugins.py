@@ -137,7 +137,7 @@ class Plugins:
                 return
             self._unasked.remove(name)
             try:
-                manifest = self._call(name, "opsdeck_manifest")
+                manifest = _bounded(self._caller(name, "opsdeck_manifest"), LOAD_SECONDS)  # it imports the plugin
                 if not isinstance(manifest, Manifest):
                     raise _Failed("opsdeck_manifest gave no Manifest")
                 if manifest.api != API:

@@ -94,6 +94,7 @@ class Attendance:
     def __init__(self, deck: Deck, plugin: str, service: str, key: str = "", fence: int = 0) -> None:
         self.key, self.fence = key, fence
         self.db: Database = deck.db
+        self.home = deck.settings.home
         self._origin = name_of(plugin, service, key)
         self._plugin = plugin
         self._deck = deck

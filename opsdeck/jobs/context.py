@@ -214,6 +214,8 @@ class ServiceRun(Protocol):
     """The instance's key; "" while instances are asked for."""
     fence: int
     db: Database
+    home: Path
+    """The data folder of the console."""
 
     def on(self, host: str) -> AbstractAsyncContextManager[HostAccess]:
         """Reach a host by its name."""

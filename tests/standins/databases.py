@@ -7,12 +7,18 @@ one test speaks to all kinds.
 from __future__ import annotations
 
 import contextlib
+import os
+import pwd
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -355,3 +361,95 @@ class MongoShop:
     def rows(self, table: str = "item") -> dict[str, Any]:
         """Give the documents with the id that they have in an index."""
         return {str(one["_id"]): {"id": one["_id"]} | one for one in self.client[self.name][table].find()}
+
+
+@contextlib.contextmanager
+def a_postgres(absent: Any) -> Iterator[Postgres]:
+    """A PostgreSQL with wal_level=logical; `absent` skips the test where there is none."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
+    if not found:
+        absent("there is no PostgreSQL server here (package postgresql)")
+    folder = Path(tempfile.mkdtemp(prefix="opsdeck-logical-"))
+    who: dict[str, Any] = {"cwd": folder, "stdin": subprocess.DEVNULL}
+    if os.geteuid() == 0:
+        account = next(entry for entry in pwd.getpwall() if entry.pw_name in ("postgres", "nobody"))
+        os.chown(folder, account.pw_uid, account.pw_gid)
+        who |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    initdb = [
+        found[0],
+        "-D",
+        folder / "data",
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--locale=C.UTF-8",
+        "--no-sync",
+    ]
+    subprocess.run(initdb, check=True, capture_output=True, **who)
+    server = Postgres(folder, found[0].parent, who)
+    server.start()
+    yield server
+    server.kill(signal.SIGINT)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def a_postgres_shop(logical: Postgres) -> Iterator[PostgresShop]:
+    """A fresh database with the table `item`; its slots are dropped at the end."""
+    made = PostgresShop(logical, f"shop_{uuid.uuid4().hex[:12]}")
+    with logical.connect() as connection:
+        connection.execute(f"CREATE DATABASE {made.name}")
+    made.sql("CREATE TABLE item (id bigint PRIMARY KEY, title text, price numeric(10,2), note text, n int DEFAULT 0)")
+    yield made
+    if made.connection is not None:
+        made.connection.close()
+    with logical.connect() as connection:
+        for (pid,) in connection.execute(
+            "SELECT active_pid FROM pg_replication_slots WHERE database = %s AND active", (made.name,)
+        ).fetchall():
+            connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
+        time.sleep(0.1)
+        connection.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s", (made.name,)
+        )
+        connection.execute(f"DROP DATABASE {made.name} WITH (FORCE)")
+
+
+@contextlib.contextmanager
+def a_mariadb(absent: Any) -> Iterator[Maria]:
+    """A MariaDB with its binary log on; `absent` skips the test where there is none."""
+    program = shutil.which("mariadbd", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    install = shutil.which("mariadb-install-db")
+    if not program or not install:
+        absent("there is no MariaDB here (package mariadb-server-core)")
+    folder = Path(tempfile.mkdtemp(prefix="opsdeck-maria-"))
+    done = subprocess.run(
+        [install, "--no-defaults", f"--datadir={folder / 'data'}", "--auth-root-authentication-method=normal",
+         "--user=root", "--skip-test-db", f"--tmpdir={folder}"], capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    server = Maria(folder, str(program), BINLOG | {"init-file": str(folder / "init.sql")})
+    (folder / "init.sql").write_text(
+        "CREATE USER IF NOT EXISTS sync@'%' IDENTIFIED BY 's3cret';\nGRANT ALL ON *.* TO sync@'%';\n"
+    )
+    server.start()
+    yield server
+    server.kill(signal.SIGTERM)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def a_sql_shop(made: Any) -> Iterator[Any]:
+    """Make the database of a MariaDB or MySQL, with the table `item`; drop it at the end."""
+    with made.server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE {made.name}")
+    made.sql(
+        "CREATE TABLE item (id bigint PRIMARY KEY, title varchar(200), price decimal(10,2), note text, n int DEFAULT 0)"
+    )
+    yield made
+    with contextlib.suppress(pymysql.Error):
+        made.sql(f"DROP DATABASE {made.name}")
+        made.connection.close()

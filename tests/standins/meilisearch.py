@@ -98,12 +98,16 @@ class Server:
         self.faults: dict[str, Any] = {}
         self.news = asyncio.Event()
         self.requests = 0
+        self.newest: int | None = None
+        """The last task that the present batch may take; `per_document` seconds make it as slow as an engine."""
 
     # --- the scheduler -------------------------------------------------------------------------------------------
 
     async def schedule(self) -> None:
         while True:
             self.news.clear()
+            if slow := float(self.faults.get("per_document", 0)):
+                await self.work(slow)
             if self.faults.get("hold") or not self.batch():
                 try:
                     async with asyncio.timeout(0.2):
@@ -112,6 +116,13 @@ class Server:
                     pass
                 continue
             await asyncio.sleep(float(self.faults.get("delay", 0)))
+
+    async def work(self, seconds: float) -> None:
+        """Be as slow as an engine with what waits now; what comes meanwhile waits for the next batch."""
+        rows = self.store.db.execute("SELECT uid, details FROM task WHERE status='enqueued' ORDER BY uid").fetchall()
+        self.newest = rows[-1][0] if rows else None
+        told = [(json.loads(details) or {}).get("receivedDocuments", 0) for _uid, details in rows]
+        await asyncio.sleep(seconds * sum(told))
 
     def batch(self) -> bool:
         db = self.store.db
@@ -176,6 +187,8 @@ class Server:
         taken = []
         for row in rows:
             if row[1] not in ("documentAdditionOrUpdate", "documentDeletion") or len(taken) >= most:
+                break
+            if self.faults.get("per_document") and self.newest is not None and row[0] > self.newest and taken:
                 break
             taken.append((row[0], row[1], json.loads(row[2])))
         batch = taken[0][0]
@@ -302,7 +315,10 @@ class Server:
         query = {name: values[-1] for name, values in parse_qs(scope["query_string"].decode()).items()}
         parts = [unquote(part) for part in path.strip("/").split("/")]
         if parts == ["_test"]:
-            self.faults.update(json.loads(content or b"{}"))
+            given = json.loads(content or b"{}")
+            if given.pop("reset", False):
+                self.faults.clear()
+            self.faults.update(given)
             self.news.set()
             return 200, self.faults
         if parts == ["health"]:
@@ -369,6 +385,11 @@ class Server:
                 if not LEGAL_INDEX.match(uid):
                     raise Fault(400, "invalid_index_uid", f"`{uid}` is not a valid index uid.")
                 return 202, store.add_task(uid, "indexCreation", {"primaryKey": given.get("primaryKey")})
+            case ("GET", ["indexes"]):
+                rows = store.db.execute("SELECT uid, pk FROM idx ORDER BY uid").fetchall()
+                limit, offset = int(query.get("limit", 20)), int(query.get("offset", 0))
+                results = [{"uid": uid, "primaryKey": pk} for uid, pk in rows[offset : offset + limit]]
+                return 200, {"results": results, "offset": offset, "limit": limit, "total": len(rows)}
             case ("GET", ["indexes", uid]):
                 found = self.needed(uid)
                 return 200, {"uid": uid, "primaryKey": found[0]}

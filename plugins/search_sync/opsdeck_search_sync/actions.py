@@ -2,280 +2,41 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-from urllib.parse import urlsplit
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel
 from sqlmodel import select
 
 from opsdeck.api import (
     Action,
     Change,
     Conflict,
-    HostAccess,
-    HostName,
-    Invalid,
     JobRun,
-    Multiline,
     NotFound,
     Plan,
     PlanRun,
     Receipt,
     Refused,
     Risk,
-    SecretName,
-    Sensitive,
     Targets,
     Verb,
-    utcnow,
 )
 from opsdeck_search_sync import ledger, reaching
+from opsdeck_search_sync.definitions import SyncIn, save_sync, save_sync_plan, told, written
+from opsdeck_search_sync.ends import (
+    InstanceIn,
+    OneName,
+    SourceIn,
+    remove_instance,
+    remove_source,
+    save_instance,
+    save_source,
+)
 from opsdeck_search_sync.ledger import Whole
-from opsdeck_search_sync.mapping import Mapper, MappingRules
-from opsdeck_search_sync.meilisearch import Meilisearch
-from opsdeck_search_sync.models import Generation, Instance, Phase, Source, Sync, Wanted
-
-if TYPE_CHECKING:
-    from opsdeck_search_sync.changes import Reader
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="Small letters, digits and _")]
-
-
-class JobWay:
-    """A job's way to hosts and secrets."""
-
-    def __init__(self, run: JobRun) -> None:
-        self._run = run
-
-    def on(self, host: str) -> AbstractAsyncContextManager[HostAccess]:
-        """Reach a host as a step of the job."""
-        return self._run.step(host)
-
-    async def secret(self, name: str) -> Sensitive:
-        """Open a secret."""
-        return await self._run.secret(name)
-
-
-# --- sources and instances ---------------------------------------------------------------------------------------
-
-
-class SourceIn(BaseModel):
-    """A database."""
-
-    name: Name
-    kind: Literal["postgres", "mariadb", "mysql", "mongodb"] = Field("postgres", description="What it is")
-    host: HostName = Field("", description="Reach it through this host; empty: directly")
-    address: str = Field("127.0.0.1", description="As seen from that host", min_length=1, max_length=255)
-    port: int = Field(0, ge=0, le=65535, description="0 takes the usual one of its kind")
-    database: str = Field(min_length=1, max_length=128)
-    user: str = Field("", max_length=128, description="A MongoDB without logins has none")
-    secret: SecretName = Field("", description="Holds the password; empty for none")
-
-    @model_validator(mode="after")
-    def _someone(self) -> SourceIn:
-        if not self.user and self.kind != "mongodb":
-            raise ValueError("user: say as whom to log in")
-        return self
-
-
-async def save_source(run: JobRun, params: SourceIn) -> Receipt:
-    """Keep a source, once it answered. What other server it is now is told, not taken over in silence."""
-    row = Source(**params.model_dump())
-    row.port = row.port or reaching.PORTS[row.kind]
-    way = JobWay(run)
-    async with reaching.reached(way, row) as place:
-        reader = reaching.reader(row.kind, place, "x", "x_0")
-        try:
-            row.identity = await reader.identity()
-        finally:
-            await reader.close()
-    run.log(f"{row.name} is {row.identity}", "good")
-    async with run.db.write() as session:
-        old = await session.get(Source, row.name)
-        if old is not None and old.identity and old.identity != row.identity:
-            used = (await session.exec(select(Sync.name).where(Sync.source == row.name))).all()
-            if used:
-                raise Conflict(
-                    f"{row.name} is another server now ({row.identity}), and {', '.join(used)} read from it.",
-                    field="address",
-                    hint="drop those syncs first, or save it under another name",
-                )
-        await session.merge(row)
-    return {"source": row.name, "identity": row.identity}
-
-
-class InstanceIn(BaseModel):
-    """A Meilisearch."""
-
-    name: Name
-    url: str = Field("http://127.0.0.1:7700", description="As seen from the host, if one is named", max_length=500)
-    host: HostName = Field("", description="Reach it through this host; empty: directly")
-    secret: SecretName = Field("", description="Holds the API key; empty for none")
-
-    @field_validator("url")
-    @classmethod
-    def _an_address(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname or parts.username or parts.query:
-            raise ValueError("write it like http://127.0.0.1:7700; the key belongs into a secret")
-        return url.rstrip("/")
-
-
-async def save_instance(run: JobRun, params: InstanceIn) -> Receipt:
-    """Keep a Meilisearch, once it answered to the key."""
-    row = Instance(**params.model_dump())
-    async with reaching.meilisearch(JobWay(run), row) as client:
-        version = await client.version()
-        await client.newest_task()
-    run.log(f"{row.name} is Meilisearch {version}", "good")
-    async with run.db.write() as session:
-        await session.merge(row)
-    return {"instance": row.name, "version": version}
-
-
-class OneName(BaseModel):
-    """The name of a thing."""
-
-    name: Name
-
-
-async def remove_source(run: JobRun, params: OneName) -> Receipt:
-    """Forget a source that no sync reads."""
-    return await _remove(run, Source, Sync.source, params.name)
-
-
-async def remove_instance(run: JobRun, params: OneName) -> Receipt:
-    """Forget a Meilisearch that no sync writes to."""
-    return await _remove(run, Instance, Sync.instance, params.name)
-
-
-async def _remove(run: JobRun, table: type[Source | Instance], column: Any, name: str) -> Receipt:
-    async with run.db.write() as session:
-        row = await session.get(table, name)
-        if row is None:
-            raise NotFound(f"there is no {name!r}.", field="name")
-        used = (await session.exec(select(Sync.name).where(column == name))).all()
-        if used:
-            raise Refused(f"{name} is used by {', '.join(used)}.", field="name", hint="drop those syncs first")
-        await session.delete(row)
-    return {"removed": name}
-
-
-# --- syncs -------------------------------------------------------------------------------------------------------
-
-
-def _object(text: str, field: str) -> dict[str, Any]:
-    """Read JSON or YAML that must be an object. Raises `Invalid`."""
-    try:
-        found = yaml.safe_load(text) if text.strip() else {}
-    except yaml.YAMLError as fault:
-        where = getattr(fault, "problem_mark", None)
-        line = f", line {where.line + 1}" if where else ""
-        raise Invalid(f"this is neither JSON nor YAML{line}.", field=field) from fault
-    if not isinstance(found, dict):
-        raise Invalid("this must be an object of names and values.", field=field)
-    return found
-
-
-def rules_of(text: str) -> MappingRules:
-    """Read a mapping. Raises `Invalid` with the place."""
-    try:
-        return MappingRules.model_validate(_object(text, "mapping"))
-    except ValidationError as fault:
-        first = fault.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise Invalid(f"{place}: {first['msg']}".lstrip(": "), field="mapping") from fault
-
-
-class SyncIn(BaseModel):
-    """A table kept in an index."""
-
-    name: Name
-    source: str = Field(max_length=40)
-    instance: str = Field(max_length=40, description="The Meilisearch")
-    table: str = Field(max_length=255, description="Such as public.products")
-    index: str = Field(pattern=r"^[A-Za-z0-9_-]{1,200}$")
-    mapping: Multiline = Field(
-        "",
-        max_length=100_000,
-        description="JSON or YAML: fields, leave_out, id, constants, templates, geo, filter; empty takes every column",
-    )
-    settings: Multiline = Field("", max_length=100_000, description="The index's settings, as Meilisearch takes them")
-    undo_hours: int = Field(24, ge=0, le=720, description="How long the old index is kept after a rebuild")
-    limit_mb: int = Field(4096, ge=64, le=1_000_000, description="Most log the source may keep for this sync")
-
-
-async def _checked(
-    run: JobRun, source: Source, table: str, rules: MappingRules, name: str
-) -> tuple[list[dict[str, Any]], list[Any]]:
-    """Look at a table with a mapping: findings, and documents of real rows."""
-    async with reaching.reached(JobWay(run), source) as place:
-        reader = reaching.reader(source.kind, place, table, f"{name}_0")
-        try:
-            mapper = Mapper(rules, await reader.columns())
-        finally:
-            await reader.close()
-        reader = reaching.reader(source.kind, place, table, f"{name}_0", mapper.needed)
-        try:
-            findings = await reader.preflight()
-            blocked = any(finding.stop for finding in findings)
-            rows = [] if blocked else await reader.sample(5)
-        finally:
-            await reader.close()
-    for finding in findings:
-        run.log(finding.text + (f" {finding.sql}" if finding.sql else ""), "bad" if finding.stop else "info")
-    told = [{"text": finding.text, "stop": finding.stop, "sql": finding.sql} for finding in findings]
-    return told, [mapper.document(row) for row in rows if mapper.wanted(row)]
-
-
-async def save_sync(run: JobRun, params: SyncIn) -> Receipt:
-    """Keep a sync's definition. A changed mapping reaches the index with the next rebuild."""
-    rules, settings = rules_of(params.mapping), _object(params.settings, "settings")
-    async with run.db.read() as session:
-        source = await session.get(Source, params.source)
-        instance = await session.get(Instance, params.instance)
-        twin = (
-            await session.exec(
-                select(Sync.name).where(
-                    Sync.instance == params.instance, Sync.index == params.index, Sync.name != params.name
-                )
-            )
-        ).first()
-    if source is None:
-        raise NotFound(f"there is no source {params.source!r}.", field="source", hint="save it first")
-    if instance is None:
-        raise NotFound(f"there is no Meilisearch {params.instance!r}.", field="instance", hint="save it first")
-    if twin is not None:
-        raise Conflict(f"{twin} writes to the index {params.index} already.", field="index", hint="name another index")
-    findings, documents = await _checked(run, source, params.table, rules, params.name)
-    mapping = rules.model_dump(mode="json", by_alias=True)
-    async with run.db.write() as session:
-        row = await session.get(Sync, params.name)
-        if row is not None and (row.source, row.instance, row.table, row.index) != (
-            params.source, params.instance, params.table, params.index,
-        ):  # fmt: skip
-            raise Refused(
-                f"{params.name} exists and leads elsewhere.", field="name", hint="drop it first, or take another name"
-            )
-        if row is None:
-            row = Sync(
-                name=params.name, source=params.source, instance=params.instance, table=params.table, index=params.index
-            )
-        changed = (row.mapping, row.settings) != (mapping, settings)
-        row.mapping, row.settings = mapping, settings
-        row.undo_hours, row.limit_mb = params.undo_hours, params.limit_mb
-        session.add(row)
-    return {"sync": params.name, "findings": findings, "preview": documents[:3], "changed": changed}
-
-
-class OneSync(BaseModel):
-    """A sync."""
-
-    sync: Name
+from opsdeck_search_sync.looking import CheckIn, OneSync, check, look
+from opsdeck_search_sync.models import Generation, Phase, Shown, Sync, Wanted
+from opsdeck_search_sync.rules import MappingRules
 
 
 async def _next(run: JobRun, name: str, *, replace: bool) -> int:
@@ -312,10 +73,9 @@ async def start(run: JobRun, params: OneSync) -> Receipt:
     whole = await ledger.whole(run.db, params.sync)
     _not_going(whole)
     if whole.live is None and whole.building is None:
-        findings, _documents = await _checked(
-            run, whole.source, whole.sync.table, MappingRules.model_validate(whole.sync.mapping), params.sync
-        )
-        stops = [finding for finding in findings if finding["stop"]]
+        rules = MappingRules.model_validate(whole.sync.mapping)
+        seen = await look(reaching.JobWay(run), run.home, whole.source, whole.sync.table, rules)
+        stops = [finding for finding in told(run, seen) if finding["stop"]]
         if stops:
             raise Refused(stops[0]["text"], field="sync", hint=stops[0]["sql"] or "mend it, then start again")
         return {"sync": params.sync, "generation": await _next(run, params.sync, replace=False)}
@@ -348,10 +108,8 @@ async def rebuild_plan(run: PlanRun, params: OneSync) -> Plan:
     """Say what a rebuild would make and replace."""
     whole = await ledger.whole(run.db, params.sync)
     live = whole.live
-    before = (
-        json.dumps({"mapping": live.mapping, "settings": live.settings}, indent=2, ensure_ascii=False) if live else ""
-    )
-    after = json.dumps({"mapping": whole.sync.mapping, "settings": whole.sync.settings}, indent=2, ensure_ascii=False)
+    before = written({"mapping": live.mapping, "settings": live.settings}) if live else ""
+    after = written({"mapping": whole.sync.mapping, "settings": whole.sync.settings})
     changes = [Change("", Verb.CREATE, f"{whole.sync.index}__b…", "a shadow index, copied while the live one goes on")]
     if before != after:
         changes.append(Change("", Verb.UPDATE, whole.sync.index, "mapping and settings", before, after))
@@ -367,6 +125,22 @@ async def rebuild(run: JobRun, params: OneSync) -> Receipt:
     _not_going(await ledger.whole(run.db, params.sync))
     number = await _next(run, params.sync, replace=True)
     return {"sync": params.sync, "generation": number}
+
+
+async def swap_back(run: JobRun, params: OneSync) -> Receipt:
+    """Let people search what there was before the last rebuild; once more, and it is the newest again."""
+    whole = await ledger.whole(run.db, params.sync)
+    _not_going(whole)
+    live = whole.live
+    if live is None or not live.shadow:
+        raise Refused(f"{params.sync} keeps no earlier content.", field="sync", hint="it is kept after a rebuild")
+    if whole.building is not None:
+        raise Conflict(f"{params.sync} is being rebuilt.", field="sync", hint="wait until that is over")
+    if whole.sync.wanted != Wanted.RUNNING:
+        raise Refused(f"{params.sync} does not run.", field="sync", hint="resume it first")
+    shown = Shown.NEWEST if whole.sync.shown == Shown.PREVIOUS else Shown.PREVIOUS
+    await ledger.show(run.db, params.sync, shown)
+    return {"sync": params.sync, "shown": shown}
 
 
 async def drop_plan(run: PlanRun, params: OneSync) -> Plan:
@@ -400,65 +174,6 @@ async def retry_dead(run: JobRun, params: OneSync) -> Receipt:
         if row is not None:
             row.retry += 1
     return {"sync": params.sync, "dead_letters": number}
-
-
-class CheckIn(OneSync):
-    """What to compare."""
-
-    sample: int = Field(1000, ge=1, le=50_000, description="Rows whose content is compared")
-
-
-async def check(run: JobRun, params: CheckIn) -> Receipt:
-    """Compare counts, and the content of sampled rows. What is on its way counts as different only if it stays so."""
-    whole = await ledger.whole(run.db, params.sync)
-    live = whole.live
-    if live is None:
-        raise Refused(f"{params.sync} has no index yet.", field="sync", hint="start it and wait for the first copy")
-    rules = MappingRules.model_validate(live.mapping)
-    way = JobWay(run)
-    async with (
-        reaching.reached(way, whole.source) as place,
-        _opened(whole, place, rules) as (reader, mapper),
-        reaching.meilisearch(way, whole.instance) as client,
-    ):
-        rows, documents = await reader.count(), await client.count(whole.sync.index)
-        wrong = await _different(reader, mapper, client, whole.sync.index, params.sample)
-    filtered = bool(rules.filter)
-    dead = len(await ledger.dead(run.db, params.sync, live.number))
-    even = filtered or rows - dead == documents
-    run.log(
-        f"{rows} rows, {documents} documents, {len(wrong)} of the sample differ",
-        "good" if even and not wrong else "bad",
-    )
-    return {
-        "sync": params.sync, "rows": rows, "documents": documents, "dead_letters": dead, "filtered": filtered,
-        "different": wrong[:50], "differences": len(wrong), "equal": even and not wrong, "at": utcnow().isoformat(),
-    }  # fmt: skip
-
-
-@asynccontextmanager
-async def _opened(whole: Whole, place: Any, rules: MappingRules) -> Any:
-    first = reaching.reader(whole.source.kind, place, whole.sync.table, f"{whole.sync.name}_0")
-    try:
-        mapper = Mapper(rules, await first.columns())
-    finally:
-        await first.close()
-    reader = reaching.reader(whole.source.kind, place, whole.sync.table, f"{whole.sync.name}_0", mapper.needed)
-    try:
-        yield reader, mapper
-    finally:
-        await reader.close()
-
-
-async def _different(reader: Reader, mapper: Mapper, client: Meilisearch, index: str, sample: int) -> list[Any]:
-    wrong = []
-    for row in await reader.sample(sample):
-        id_ = mapper.id_of(row)
-        found = await client.document(index, id_)
-        expected = mapper.document(row) if mapper.wanted(row) else None
-        if found != expected:
-            wrong.append(id_)
-    return wrong
 
 
 def _touches(params: Any, _hosts: Sequence[str]) -> Sequence[str]:
@@ -499,6 +214,7 @@ ACTIONS = (
         "Keeps which table goes into which index, and how; shows findings and real rows.",
         save_sync,
         SyncIn,
+        plan=save_sync_plan,
     ),
     _action("start", "Start a sync", "Copies the table the first time, then follows its changes.", start, OneSync),
     _action("pause", "Pause a sync", "Stops it; the source keeps its log for it.", pause, OneSync),
@@ -510,6 +226,13 @@ ACTIONS = (
         rebuild,
         OneSync,
         plan=rebuild_plan,
+    ),
+    _action(
+        "swap_back",
+        "Swap back",
+        "Shows what there was before the last rebuild, as it was then; once more shows the newest.",
+        swap_back,
+        OneSync,
     ),
     _action(
         "retry_dead", "Try dead letters again", "Sends the refused documents of a sync once more.", retry_dead, OneSync

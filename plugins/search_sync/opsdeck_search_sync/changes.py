@@ -52,12 +52,14 @@ class Part:
 
     `position` is set when the source's log is whole up to it, so only on a transaction's last part, and on what a
     source says while nothing happens. `bytes` is about what the changes take; `committed` the source's clock.
+    With `altered` the table's definition may have changed before these changes.
     """
 
     changes: Sequence[Change] = ()
     position: str | None = None
     bytes: int = 0
     committed: datetime | None = None
+    altered: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Column:
     name: str
     type: str
     key: bool = False
+    shape: str = ""
+    """What else its values are read by (signed or not, a width); two of one type and shape give alike values."""
 
 
 ANY = Column("*", "any")

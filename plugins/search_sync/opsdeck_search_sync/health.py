@@ -9,7 +9,7 @@ from sqlmodel import select
 
 from opsdeck.api import Database, Finding, utcnow
 from opsdeck_search_sync import ledger
-from opsdeck_search_sync.models import Reading, Sync, Wanted
+from opsdeck_search_sync.models import Reading, Shown, Sync, Wanted
 
 SILENT = timedelta(seconds=60)
 
@@ -29,6 +29,8 @@ def _finding(sync: Sync, reading: Reading | None, dead: int) -> Finding:
         return Finding(subject, "broken", sync.problem, sync.hint)
     if sync.wanted == Wanted.PAUSED:
         return Finding(subject, "attention", "is paused; its source keeps the log for it", "resume or drop it")
+    if sync.shown == Shown.PREVIOUS:
+        return Finding(subject, "attention", "shows what there was before its rebuild", "swap back, or rebuild")
     if reading is None or utcnow() - reading.at > SILENT:
         return Finding(subject, "attention", "says nothing", "see that a server or worker runs")
     if dead:

@@ -5,26 +5,32 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from opsdeck.api import Refused, Unavailable, utcnow
 from opsdeck_search_sync import ledger
-from opsdeck_search_sync.changes import Change, Counts, Emptied, Part, Reader
+from opsdeck_search_sync.changes import Change, Column, Counts, Emptied, Part, Put, Reader
 from opsdeck_search_sync.doubts import Doubts
-from opsdeck_search_sync.mapping import Mapper, MappingRules
+from opsdeck_search_sync.hooks import Hook, bounded, told
+from opsdeck_search_sync.mapping import Mapper
 from opsdeck_search_sync.meilisearch import GONE, Meilisearch, Problem
 from opsdeck_search_sync.models import DeadLetter, Generation, Phase
 from opsdeck_search_sync.pipeline import Id, Limits, Op, Pipeline, Verb
 from opsdeck_search_sync.pulse import Pulse
+from opsdeck_search_sync.rules import MappingRules
 
 if TYPE_CHECKING:
     from opsdeck.api import Database
 
+T = TypeVar("T")
+
 KEEP_EVERY, KEEP_IDLE = 1.0, 10.0
 """Seconds between two checkpoints in the database: while documents are written, and while nothing happens."""
+MOST_DEAD = 1000
+"""Dead letters of one generation; with more it is not the documents that are wrong."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +44,19 @@ class _Copied:
 class Lane:
     """Works on one generation until it is told to halt. `fence` is written with every step.
 
-    `quiet` says that whoever worked on it before left no write unanswered.
+    `searched` is the index that people search, whose settings a new one takes over; `quiet` says that whoever worked on
+    it before left no write unanswered.
     """
 
     def __init__(
         self, db: Database, reader: Reader, client: Meilisearch, generation: Generation, index: str, fence: int,
-        *, limits: Limits | None = None, quiet: bool = False,
+        *, searched: str = "", limits: Limits | None = None, quiet: bool = False, hooks: Sequence[Hook] = (),
     ) -> None:  # fmt: skip
         self._db, self.reader, self._client, self.generation = db, reader, client, generation
+        self._hooks = tuple(hooks)
+        self._searched = searched
+        self.complaint = ""
+        """What went wrong last with telling a hook; "" when nothing did."""
         self.index = index
         """Where it writes: the shadow, or the index that people search."""
         self._fence = fence
@@ -96,7 +107,8 @@ class Lane:
         await beside(self._run, self._pulse.run)
 
     async def _run(self) -> None:
-        self._mapper = Mapper(self._rules, await self.reader.columns())
+        self._mapper = Mapper(self._rules, columns := await self.reader.columns(), self._hooks)
+        self._fits(columns)
         self._dead = {
             letter.document for letter in await ledger.dead(self._db, self.generation.sync, self.generation.number)
         }
@@ -114,17 +126,43 @@ class Lane:
             raise Refused(findings[0].text, field="source", hint=findings[0].sql or "mend it, then resume the sync")
         await self._client.remove(generation.shadow)
         await self._client.done(await self._client.create(generation.shadow, self._rules.id))
-        if generation.settings:
-            await self._client.done(await self._client.settings(generation.shadow, generation.settings))
+        if settings := await self._settings():
+            await self._client.done(await self._client.settings(generation.shadow, settings))
         assert self._mapper is not None  # noqa: S101 - made by `run`
         mapping: dict[str, Any] = self._mapper.frozen.model_dump(mode="json", by_alias=True)
         position = await self.reader.begin()
         estimate = await self.reader.estimate()
+        shape = self._mapper.shape_of(await self.reader.columns())
         await ledger.move(
             self._db, generation, self._fence, mapping=mapping, phase=Phase.COPYING, position=position,
-            cursor=None, copied=0, estimate=estimate,
+            cursor=None, copied=0, estimate=estimate, shape=shape,
         )  # fmt: skip
         self._position = position
+
+    def _fits(self, columns: Sequence[Column]) -> None:
+        """Raise `Refused` when the table is no longer what it was copied as, in what the mapping needs."""
+        assert self._mapper is not None  # noqa: S101 - made by `run`
+        was, now = self.generation.shape, self._mapper.shape_of(columns)
+        for name in was if was != now else ():
+            if was[name] != now.get(name):
+                what = f"the column {name!r} was" if name else "its primary key was"
+                raise Refused(
+                    f"the table was altered at the source: {what} {was[name]}, now {now.get(name, 'it is gone')}.",
+                    field="table",
+                    hint="see that the mapping still fits, then rebuild; the index stays as it is until then",
+                )
+
+    async def _settings(self) -> dict[str, Any]:
+        """Give what the index has that people search, with what the sync says of it. Raises `Refused`."""
+        there = await self._client.settings_of(self._searched) if self._searched else {}
+        masked = [name for name, one in (there.get("embedders") or {}).items() if (one or {}).get("apiKey")]
+        if masked and "embedders" not in self.generation.settings:
+            raise Refused(
+                f"the embedder {masked[0]!r} of {self._searched} has a key, which Meilisearch does not tell.",
+                field="settings",
+                hint="write the embedders into the sync's settings, then rebuild",
+            )
+        return {**there, **self.generation.settings}
 
     async def _copy(self) -> None:
         mapper = self._mapper
@@ -147,21 +185,19 @@ class Lane:
             kept, written = time.monotonic(), 0
 
         pipeline: Pipeline[_Copied] = Pipeline(
-            self._client, self.index, on_mark=on_mark, on_dead=self._bury, on_good=self._raise_up, limits=self._limits,
+            self._client, self.index, on_mark=on_mark, on_dead=self._bury, on_good=self._good, limits=self._limits,
             doubts=self._doubts,
         )  # fmt: skip
 
         async def work() -> None:
             rows = generation.copied
-            async with aclosing(self.reader.copy(tuple(generation.cursor) if generation.cursor else None)) as chunks:
+            after = tuple(generation.cursor) if generation.cursor else None
+            async with aclosing(ahead(self.reader.copy(after))) as chunks:
                 async for chunk in chunks:
-                    ops = [
-                        (mapper.id_of(row), Op(Verb.REPLACE, mapper.document(row)))
-                        for row in chunk.rows
-                        if mapper.wanted(row)
-                    ]
+                    ops = await self._ops([Put(row) for row in chunk.rows])
                     rows += len(chunk.rows)
-                    await pipeline.put(ops, _Copied(chunk.last, rows), bytes_=chunk.bytes)
+                    mark = _Copied(chunk.last, rows)
+                    await pipeline.put([one for one in ops if one[1].verb is not Verb.DELETE], mark, bytes_=chunk.bytes)
             await pipeline.drain()
 
         await beside(work, pipeline.run)
@@ -173,7 +209,7 @@ class Lane:
         self._position = self.generation.position
         self._doubts.begin(await self._client.newest_task())
         pipeline: Pipeline[str] = Pipeline(
-            self._client, self.index, on_mark=self._on_mark, on_dead=self._bury, on_good=self._raise_up,
+            self._client, self.index, on_mark=self._on_mark, on_dead=self._bury, on_good=self._good,
             limits=self._limits, doubts=self._doubts,
         )  # fmt: skip
         self._pipeline = pipeline
@@ -223,19 +259,27 @@ class Lane:
     async def _take(self, pipeline: Pipeline[str], part: Part) -> None:
         """Put a part's operations in. An emptied table empties the index between what came before and after."""
         assert self._mapper is not None  # noqa: S101 - made by `run`
+        if part.altered:
+            self._fits(await self.reader.columns())
         before: list[Change] = []
         for change in part.changes:
             if isinstance(change, Emptied):
-                await pipeline.put(self._ops(before), None)
+                await pipeline.put(await self._ops(before), None)
                 await pipeline.clear()
                 before = []
             else:
                 before.append(change)
-        await pipeline.put(self._ops(before), part.position, bytes_=part.bytes, committed=part.committed)
+        await pipeline.put(await self._ops(before), part.position, bytes_=part.bytes, committed=part.committed)
 
-    def _ops(self, changes: Sequence[Change]) -> list[tuple[Id, Op]]:
-        assert self._mapper is not None  # noqa: S101 - made by `run`
-        return [made for made in self._mapper.operations(changes) if not isinstance(made, Emptied)]
+    async def _ops(self, changes: Sequence[Change]) -> list[tuple[Id, Op]]:
+        """Turn changes into operations; with hooks in a thread, since nobody knows what they do."""
+        mapper = self._mapper
+        assert mapper is not None  # noqa: S101 - made by `run`
+
+        def work() -> list[tuple[Id, Op]]:
+            return [made for made in mapper.operations(changes) if not isinstance(made, Emptied)]
+
+        return await bounded(work) if self._hooks and changes else work()
 
     async def _on_mark(self, mark: str, counts: Counts) -> None:
         self._position = mark
@@ -269,6 +313,12 @@ class Lane:
 
     async def _bury(self, id_: Id, op: Op, problem: Problem) -> None:
         document = json.dumps(id_)
+        if document not in self._dead and len(self._dead) >= MOST_DEAD:
+            raise Refused(
+                f"more than {MOST_DEAD} documents were refused, the last with: {problem.message}",
+                field="mapping",
+                hint="look at the dead letters, mend the mapping or the index's settings, then rebuild",
+            )
         body = json.dumps(op.body, ensure_ascii=False)
         letter = DeadLetter(
             sync=self.generation.sync, generation=self.generation.number, document=document, verb=op.verb.value,
@@ -277,11 +327,14 @@ class Lane:
         await ledger.bury(self._db, letter)
         self._dead.add(document)
 
-    async def _raise_up(self, ids: Sequence[Id]) -> None:
-        """Forget the dead letters of documents that were written. One that was just buried is not among them."""
+    async def _good(self, ops: Mapping[Id, Op]) -> None:
+        """Tell hooks what is in the index now, and forget the dead letters of documents that were written."""
+        if self._hooks:
+            written = {id_: op.body for id_, op in ops.items() if op.verb is not Verb.DELETE}
+            self.complaint = await told(self._hooks, written, [id_ for id_ in ops if id_ not in written])
         if not self._dead:
             return
-        risen = [document for document in map(json.dumps, ids) if document in self._dead]
+        risen = [document for document in map(json.dumps, ops) if document in self._dead]
         if risen:
             await ledger.raise_up(self._db, self.generation, risen)
             self._dead.difference_update(risen)
@@ -291,12 +344,27 @@ class Lane:
         if self._pipeline is None:
             return 0
         letters = await ledger.dead(self._db, self.generation.sync, self.generation.number)
-        ops = [
-            (json.loads(letter.document), Op(Verb(letter.verb), json.loads(letter.body or "{}")))
-            for letter in letters
-            if letter.body or letter.verb == Verb.DELETE.value
-        ]
-        return self._pipeline.again(ops)
+        ops: list[tuple[Id, Op]] = []
+        for letter in letters:
+            body = json.loads(letter.body or "{}")
+            if letter.verb == Verb.HOLD.value and body:
+                ops += await self._ops([Put(body)])
+            elif body or letter.verb == Verb.DELETE.value:
+                ops.append((json.loads(letter.document), Op(Verb(letter.verb), body)))
+        return self._pipeline.again(ops) if self._pipeline is not None else 0
+
+
+async def ahead(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """Give what a source gives, while the next is read already."""
+    async with aclosing(source):
+        reading = asyncio.ensure_future(anext(source, None))
+        try:
+            while (item := await reading) is not None:
+                reading = asyncio.ensure_future(anext(source, None))
+                yield item
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
 
 
 async def beside(work: Callable[[], Awaitable[None]], other: Callable[[], Awaitable[None]]) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, update
 from sqlmodel import col, select
 
 from opsdeck.api import Conflict, NotFound, utcnow
-from opsdeck_search_sync.models import DeadLetter, Generation, Instance, Minute, Phase, Reading, Source, Sync
+from opsdeck_search_sync.models import DeadLetter, Generation, Instance, Minute, Phase, Reading, Shown, Source, Sync
 
 if TYPE_CHECKING:
     from opsdeck.api import Database
@@ -102,10 +102,11 @@ async def advance(db: Database, old: Generation | None, new: Generation, keep_un
             await session.exec(
                 update(Generation).where(col(Generation.id) == old.id).values(phase=Phase.RETIRED, moved=utcnow())
             )
-        values: dict[str, Any] = {"phase": Phase.LIVE, "keep_until": keep_until, "moved": utcnow()}
+        values: dict[str, Any] = {"phase": Phase.LIVE, "keep_until": keep_until, "moved": utcnow(), "swap_after": None}
         if keep_until is None:
             values["shadow"] = ""
         await session.exec(update(Generation).where(col(Generation.id) == new.id).values(**values))
+        await session.exec(update(Sync).where(col(Sync.name) == new.sync).values(shown=Shown.NEWEST))
 
 
 async def forget(db: Database, generation: Generation) -> None:
@@ -131,6 +132,12 @@ async def set_problem(db: Database, name: str, problem: str, hint: str = "") -> 
     """Say why a sync cannot go on; "" when it can."""
     async with db.write() as session:
         await session.exec(update(Sync).where(col(Sync.name) == name).values(problem=problem[:2000], hint=hint[:500]))
+
+
+async def show(db: Database, name: str, shown: Shown) -> None:
+    """Say which content people are to search."""
+    async with db.write() as session:
+        await session.exec(update(Sync).where(col(Sync.name) == name).values(shown=shown))
 
 
 async def note(db: Database, reading: Reading) -> None:

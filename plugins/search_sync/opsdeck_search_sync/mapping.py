@@ -8,141 +8,24 @@ from __future__ import annotations
 import json
 import math
 import operator
-import re
-import string
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any
-
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from opsdeck.api import Invalid, Refused
 from opsdeck_search_sync.changes import ANY, UNCHANGED, Change, Column, Emptied, Json, Put, Removed, Row
 from opsdeck_search_sync.documents import document_id
+from opsdeck_search_sync.hooks import Hook, HookFailed
 from opsdeck_search_sync.pipeline import Id, Op, Verb
-
-
-class Cast(StrEnum):
-    """What a value becomes."""
-
-    TEXT = "text"
-    INTEGER = "integer"
-    NUMBER = "number"
-    BOOLEAN = "boolean"
-    UNIX = "unix"
-    ISO = "iso"
-    JSON = "json"
-    LIST = "list"
-    """A text with commas, as a list of texts."""
-
-
-class Compare(StrEnum):
-    """How a row is chosen."""
-
-    EQ = "eq"
-    NE = "ne"
-    LT = "lt"
-    LE = "le"
-    GT = "gt"
-    GE = "ge"
-    IN = "in"
-    NULL = "null"
-    FILLED = "filled"
-
-
-class FieldRule(BaseModel):
-    """A field of the document out of a column."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    column: str = Field(min_length=1, max_length=128)
-    name: str = Field("", max_length=128)
-    cast: Cast | None = None
-
-
-class FilterRule(BaseModel):
-    """A condition on a column; all must hold."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    column: str = Field(min_length=1, max_length=128)
-    is_: Compare = Field(Compare.EQ, alias="is")
-    value: bool | int | float | str | list[bool | int | float | str] | None = None
-
-    @model_validator(mode="after")
-    def _fits(self) -> FilterRule:
-        if self.is_ is Compare.IN and not isinstance(self.value, list):
-            raise ValueError(f"filter on {self.column}: `in` wants a list")
-        if self.is_ in {Compare.LT, Compare.LE, Compare.GT, Compare.GE} and isinstance(self.value, list | bool | None):
-            raise ValueError(f"filter on {self.column}: `{self.is_}` wants a number or a text")
-        return self
-
-
-class GeoRule(BaseModel):
-    """Where `_geo` comes from: two columns, or one of a point."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    lat: str = ""
-    lng: str = ""
-    point: str = ""
-
-    @model_validator(mode="after")
-    def _one_way(self) -> GeoRule:
-        if bool(self.point) == bool(self.lat and self.lng):
-            raise ValueError("geo: give lat and lng, or point")
-        return self
-
-
-class MappingRules(BaseModel):
-    """A sync's mapping, as forms, files and rows hold it. No `fields` means all columns as they are."""
-
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
-    fields: list[FieldRule] = []
-    leave_out: list[str] = []
-    """Columns that stay out when `fields` is empty."""
-    id: str = Field("id", min_length=1, max_length=128)
-    """Name of the document's id field."""
-    constants: dict[str, bool | int | float | str | None] = {}
-    templates: dict[str, str] = {}
-    """Texts with columns in braces, such as `{first} {last}`."""
-    geo: GeoRule | None = None
-    filter: list[FilterRule] = []
-
-    @field_validator("templates")
-    @classmethod
-    def _known_braces(cls, templates: dict[str, str]) -> dict[str, str]:
-        for name, text in templates.items():
-            for _literal, column, spec, conversion in string.Formatter().parse(text):
-                if column is not None and (spec or conversion or not re.fullmatch(r"\w+", column)):
-                    raise ValueError(f"template {name}: only plain {{column}} is known")
-        return templates
-
-    @property
-    def columns(self) -> set[str]:
-        """Give the columns that something beside plain fields is made of."""
-        found = {rule.column for rule in self.filter}
-        for text in self.templates.values():
-            found |= {column for _literal, column, _spec, _conversion in string.Formatter().parse(text) if column}
-        if self.geo:
-            found |= {self.geo.lat, self.geo.lng, self.geo.point} - {""}
-        return found
-
-    def frozen(self, rules: Iterable[tuple[str, str, Cast | None]]) -> MappingRules:
-        """Give the same mapping with every field named."""
-        fields = [
-            FieldRule(column=column, name=name if name != column else "", cast=how) for column, name, how in rules
-        ]
-        return self.model_copy(update={"fields": fields, "leave_out": []})
+from opsdeck_search_sync.rules import Cast, Compare, FieldRule, FilterRule, MappingRules
 
 
 class Mapper:
     """Makes documents of the rows of one table. Raises `Invalid` for a mapping that does not fit its columns."""
 
-    def __init__(self, mapping: MappingRules, columns: Sequence[Column]) -> None:
+    def __init__(self, mapping: MappingRules, columns: Sequence[Column], hooks: Sequence[Hook] = ()) -> None:
         self.mapping = mapping
+        self.hooks = tuple(hooks)
         self.key = tuple(column.name for column in columns if column.key)
         if not self.key:
             raise Invalid(
@@ -165,19 +48,40 @@ class Mapper:
         for name in taken:
             if taken.count(name) > 1:
                 raise Invalid(f"the field {name!r} is made twice.", field="mapping", hint="rename one of them")
+        for column, name, _cast in self.rules:
+            if name == mapping.id and (column,) != self.key:
+                raise Invalid(
+                    f"{name!r} is the id of the document, which is made of the primary key ({', '.join(self.key)}); the"
+                    f" column {column!r} would be lost under it.",
+                    field="mapping",
+                    hint="name the id otherwise, as in `id: document_id`, or rename or leave out the column",
+                )
         self._derived = mapping.columns
         named = frozenset(column for column, _name, _cast in self.rules) | self._derived | set(self.key)
         self.needed = None if self._all else named
         """The columns that rows must have; None where a row has what it has, and all of it counts."""
         self._conditions = tuple(condition(rule) for rule in mapping.filter)
+        more = mapping.constants or mapping.templates or mapping.geo or mapping.filter or self.hooks or self._all
+        casts = any(how is not None for _column, _name, how in self.rules)
+        self._plain = None if more or casts else tuple((column, name) for column, name, _cast in self.rules)
+        """Columns with their fields, where a document is these and its id and nothing else."""
 
     @property
     def frozen(self) -> MappingRules:
         """Give the mapping with its columns by name: one that goes later must be missed, not left out in silence."""
         return self.mapping if self._all else self.mapping.frozen(self.rules)
 
+    def shape_of(self, columns: Sequence[Column]) -> dict[str, str]:
+        """Tell what the mapping's columns are like: another answer later means other documents of the same rows."""
+        used = [each for each in columns if self.needed is None or each.name in self.needed]
+        return {"": ", ".join(each.name for each in columns if each.key)} | {
+            each.name: f"{each.type} {each.shape}".strip() for each in used
+        }
+
     def id_of(self, row: Row) -> Id:
         """Give the id of a row's document."""
+        if len(self.key) == 1 and (value := row[self.key[0]]).__class__ is int:
+            return value
         return document_id(tuple(_known(row[name]) for name in self.key))
 
     def wanted(self, row: Row) -> bool:
@@ -187,8 +91,27 @@ class Mapper:
     def _value(self, row: Row, column: str) -> Json:
         return _known(row.get(column) if self._all else row[column])
 
-    def document(self, row: Row) -> dict[str, Json]:
-        """Make the whole document of a whole row."""
+    def op(self, row: Row) -> Op:
+        """Give what becomes of a whole row's document: written, removed, or held back since a hook failed."""
+        try:
+            made = self.document(row) if self.wanted(row) else None
+        except HookFailed as fault:
+            return Op(Verb.HOLD, {name: _known(value) for name, value in row.items()}, str(fault))
+        return Op(Verb.DELETE) if made is None else Op(Verb.REPLACE, made)
+
+    def document(self, row: Row) -> dict[str, Json] | None:
+        """Make the whole document of a whole row; None where a hook leaves it out. Raises `HookFailed`."""
+        made: dict[str, Json] | None = self._mapped(row)
+        for hook in self.hooks:
+            if made is not None:
+                made = hook.apply({name: _known(value) for name, value in row.items()}, made)
+        if made is not None and self.hooks:
+            made[self.mapping.id] = self.id_of(row)
+            if made.get("_geo") is not None:
+                made["_geo"] = legal_geo(made["_geo"])
+        return made
+
+    def _mapped(self, row: Row) -> dict[str, Json]:
         made = self._fields(row)
         made.update(self.mapping.constants)
         for name, text in self.mapping.templates.items():
@@ -224,8 +147,16 @@ class Mapper:
     def operations(self, changes: Iterable[Change]) -> Iterable[tuple[Id, Op] | Emptied]:
         """Turn changes into what becomes of documents, in order. Raises `Refused` where a value is needed that the
         source left out."""
+        plain, id_name = self._plain, self.mapping.id
         for change in changes:
-            if isinstance(change, Emptied):
+            if plain is not None and isinstance(change, Put) and UNCHANGED not in change.row.values():
+                row, id_ = change.row, self.id_of(change.row)
+                if change.before is not None and (old := self.id_of(change.before)) != id_:
+                    yield old, Op(Verb.DELETE)
+                made: dict[str, Any] = {name: row[column] for column, name in plain}
+                made[id_name] = id_
+                yield id_, Op(Verb.REPLACE, made)
+            elif isinstance(change, Emptied):
                 yield change
             elif isinstance(change, Removed):
                 yield self.id_of(change.row), Op(Verb.DELETE)
@@ -238,10 +169,11 @@ class Mapper:
             yield old, Op(Verb.DELETE)
         missing = {column for column in self.needed or () if change.row[column] is UNCHANGED}
         if not missing:
-            yield id_, Op(Verb.REPLACE, self.document(change.row)) if self.wanted(change.row) else Op(Verb.DELETE)
+            yield id_, self.op(change.row)
             return
         if (
-            missing & self._derived
+            self.hooks
+            or missing & self._derived
             or self._conditions
             or (change.before is not None and self.id_of(change.before) != id_)
         ):

@@ -200,6 +200,15 @@ class Meilisearch:
         """Change an index's settings; give the task."""
         return _uid(await self.call("PATCH", f"/indexes/{quote(index, safe='')}/settings", body=dict(settings)))
 
+    async def settings_of(self, index: str) -> dict[str, Any]:
+        """Give an index's settings; none when there is no such index."""
+        try:
+            return dict(await self.call("GET", f"/indexes/{quote(index, safe='')}/settings"))
+        except Rejected as fault:
+            if fault.problem.code == "index_not_found":
+                return {}
+            raise
+
     async def documents(self, index: str, lines: Sequence[bytes], *, merge: bool, mark: str) -> int:
         """Replace whole documents (or merge fields into them); give the task, which carries `mark`.
 

@@ -20,6 +20,14 @@ class Wanted(StrEnum):
     """The service drops slots, publication and spare indexes, then the rows."""
 
 
+class Shown(StrEnum):
+    """Which content people search."""
+
+    NEWEST = "newest"
+    PREVIOUS = "previous"
+    """What there was before the last rebuild, as long as it is kept; changes do not reach it."""
+
+
 class Phase(StrEnum):
     """How far a generation of a sync is. It only moves forward."""
 
@@ -65,6 +73,10 @@ class Instance(Table, table=True):
     host: str = ""
     secret: str = ""
     """Name of the secret with the API key; "" for none."""
+    batch: int = 2000
+    """Most documents sent at once."""
+    wait: float = 0.2
+    """Seconds that a change waits for company."""
 
 
 class Sync(Table, table=True):
@@ -84,7 +96,11 @@ class Sync(Table, table=True):
     undo_hours: int = 24
     limit_mb: int = 4096
     """Above this much log kept at the source for this sync, the source's disk comes first: see `problem`."""
+    alarm_seconds: int = 300
+    """Seconds behind, or without a word of a source whose log goes on, that open an incident."""
     wanted: str = Wanted.PAUSED
+    shown: str = Shown.NEWEST
+    """What a person wants to be searched."""
     problem: str = ""
     """Why it cannot go on until a person does something; "" when it can."""
     hint: str = ""
@@ -110,6 +126,8 @@ class Generation(Table, table=True):
     """Name of the shadow index."""
     position: str = ""
     """Everything before this in the source's log has succeeded in Meilisearch."""
+    shape: dict[str, str] = Field(default_factory=dict, sa_type=JSON, sa_column_kwargs={"server_default": "{}"})
+    """Type of each column that the mapping needs, as the copy found it; "" has the names of the primary key."""
     cursor: list[Any] | None = Field(default=None, sa_type=JSON)
     """Key of the last row whose copy succeeded."""
     copied: int = 0
@@ -120,6 +138,8 @@ class Generation(Table, table=True):
     begun: datetime = Field(default_factory=utcnow)
     moved: datetime = Field(default_factory=utcnow)
     keep_until: datetime | None = None
+    turned: bool = False
+    """Set while `shadow` holds this generation's content, and the index that people search what it was before."""
 
 
 class Reading(Table, table=True):

@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +18,8 @@ from datetime import datetime
 from enum import Enum
 from functools import partial
 from typing import Generic, TypeVar
+
+import msgspec
 
 from opsdeck.api import Refused, Unavailable, utcnow
 from opsdeck_search_sync.changes import Counts, Json
@@ -35,14 +37,17 @@ class Verb(Enum):
     REPLACE = "replace"
     MERGE = "merge"
     DELETE = "delete"
+    HOLD = "hold"
+    """Nothing is sent: when its turn has come it goes to the dead letters, with `why`."""
 
 
 @dataclass(slots=True)
 class Op:
-    """What becomes of one document; `body` without its id field is not needed for a deletion."""
+    """What becomes of one document; `body` is empty for a deletion and the row for what is held back."""
 
     verb: Verb
     body: dict[str, Json] = field(default_factory=dict)
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,10 @@ class Limits:
     """Of a batch, about."""
     age: float = 0.2
     """Seconds that a change waits for company."""
-    flights: int = 4
+    flights: int = 12
+    """Batches on their way. Meilisearch takes all that wait as one, so there must be more than it works on."""
+    held: int = 12 << 20
+    """Bytes on their way, about."""
     poll: float = 0.02
     poll_most: float = 0.5
     retry_first: float = 0.2
@@ -79,8 +87,7 @@ class Pipeline(Generic[M]):
     """The way into one index. `run` it beside whoever calls `put`; an error of either ends both.
 
     `on_mark(mark, counts)` is called when everything before `mark` is in the index. `on_dead(id, op, problem)` is
-    called for a document that Meilisearch refuses; `on_good(ids)` for documents that were written, while there are
-    dead letters.
+    called for a document that Meilisearch refuses or that is held back; `on_good(ops)` for what is in the index now.
     """
 
     def __init__(
@@ -90,7 +97,7 @@ class Pipeline(Generic[M]):
         *,
         on_mark: Callable[[M, Counts], Awaitable[None]],
         on_dead: Callable[[Id, Op, Problem], Awaitable[None]],
-        on_good: Callable[[Sequence[Id]], Awaitable[None]] | None = None,
+        on_good: Callable[[Mapping[Id, Op]], Awaitable[None]] | None = None,
         limits: Limits | None = None,
         doubts: Doubts | None = None,
     ) -> None:
@@ -131,22 +138,25 @@ class Pipeline(Generic[M]):
     async def put(
         self, ops: Sequence[tuple[Id, Op]], mark: M | None, *, bytes_: int = 0, committed: datetime | None = None
     ) -> None:
-        """Add operations in their order; wait while there is no room."""
-        while len(self._window) >= self._limits.documents or self._bytes >= self._limits.bytes:
-            self._room.clear()
-            await self._or_broken(self._room)
-        if not self._window and not self._since:
-            self._since = time.monotonic()
-        for id_, op in ops:
-            self._window[id_] = coalesced(self._window.pop(id_, None), op)
-        self._bytes += bytes_
-        if mark is not None:
-            self._mark = mark
-        self._committed = committed or self._committed
-        self._still.clear()
-        self._news.set()
-        if self._broken:
-            raise self._broken
+        """Add operations in their order, at most a batch of them at once; wait while there is no room."""
+        most = self._limits.documents
+        for first in range(0, max(1, len(ops)), most):
+            while len(self._window) >= most or self._bytes >= self._limits.bytes:
+                self._room.clear()
+                await self._or_broken(self._room)
+            if not self._window and not self._since:
+                self._since = time.monotonic()
+            some = ops[first : first + most]
+            for id_, op in some:
+                self._window[id_] = coalesced(self._window.pop(id_, None), op)
+            self._bytes += bytes_ * len(some) // max(1, len(ops))
+            if mark is not None and first + most >= len(ops):
+                self._mark = mark
+            self._committed = committed or self._committed
+            self._still.clear()
+            self._news.set()
+            if self._broken:
+                raise self._broken
 
     def again(self, ops: Sequence[tuple[Id, Op]]) -> int:
         """Try dead letters again, but for documents that something newer is on its way for; give how many."""
@@ -208,12 +218,17 @@ class Pipeline(Generic[M]):
             raise
 
     def _ready(self) -> bool:
-        if len(self._flights) >= self._limits.flights or not (self._window or self._mark is not None):
+        if self._full() or not (self._window or self._mark is not None):
             return False
         if not self._window:
             return not self._flights
         full = len(self._window) >= self._limits.documents or self._bytes >= self._limits.bytes
         return full or self._hurry or time.monotonic() - self._since >= self._limits.age
+
+    def _full(self) -> bool:
+        return len(self._flights) >= self._limits.flights or (
+            sum(batch.bytes for batch in self._flights) >= self._limits.held
+        )
 
     def _seal(self) -> _Batch[M]:
         batch = _Batch(self._window, self._mark, self._bytes, self._committed)
@@ -233,6 +248,8 @@ class Pipeline(Generic[M]):
         pause = self._pause if self._flights else max(0.001, self._limits.age - (time.monotonic() - self._since))
         if self._hurry or not self._flights:
             pause = min(pause, 0.02)
+        elif self._full():
+            pause = min(pause, 0.05)  # Meilisearch may be idle already
         await asyncio.sleep(pause)
 
     async def _send(self, batch: _Batch[M]) -> None:
@@ -247,7 +264,7 @@ class Pipeline(Generic[M]):
         """Send operations on documents that are all different, so that the order of the tasks is free."""
         tasks = []
         for verb, merge in ((Verb.REPLACE, False), (Verb.MERGE, True)):
-            lines = [json.dumps(op.body, ensure_ascii=False).encode() for op in ops.values() if op.verb is verb]
+            lines = [encoded(op.body) for op in ops.values() if op.verb is verb]
             if lines:
                 tasks.append(await self._marked(partial(self._client.documents, self._index, lines, merge=merge)))
         gone = [id_ for id_, op in ops.items() if op.verb is Verb.DELETE]
@@ -360,13 +377,20 @@ class Pipeline(Generic[M]):
             pause = min(self._limits.retry_most, pause * 2)
 
     async def _succeeded(self, batch: _Batch[M]) -> None:
-        good = [id_ for id_ in batch.ops if id_ not in self._buried]
-        self._buried.clear()
-        for id_ in good:
-            if batch.ops[id_].verb is Verb.DELETE:
-                self._counts.removed += 1
-            else:
-                self._counts.written += 1
+        verbs = Counter(op.verb for op in batch.ops.values())
+        if verbs[Verb.HOLD]:
+            for id_, op in batch.ops.items():
+                if op.verb is Verb.HOLD:
+                    self._counts.dead += 1
+                    self._buried.add(id_)
+                    await self._on_dead(id_, op, Problem("hook_failed", "invalid_request", op.why))
+        good = batch.ops
+        if self._buried:
+            good = {id_: op for id_, op in batch.ops.items() if id_ not in self._buried}
+            verbs = Counter(op.verb for op in good.values())
+            self._buried.clear()
+        self._counts.removed += verbs[Verb.DELETE]
+        self._counts.written += len(good) - verbs[Verb.DELETE]
         if batch.committed is not None:
             self._counts.lag = max(0.0, (utcnow() - batch.committed).total_seconds())
         if self._on_good is not None and good:
@@ -375,6 +399,17 @@ class Pipeline(Generic[M]):
             self.mark = batch.mark
             counts, self._counts = self._counts, Counts()
             await self._on_mark(batch.mark, counts)
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def encoded(body: dict[str, Json]) -> bytes:
+    """Write a document as JSON. What JSON has no words for in UTF-8 is written escaped, for Meilisearch to refuse."""
+    try:
+        return _ENCODER.encode(body)
+    except (TypeError, ValueError, OverflowError):
+        return json.dumps(body, default=str).encode()
 
 
 def coalesced(old: Op | None, new: Op) -> Op:

@@ -10,6 +10,9 @@ from opsdeck.api import hookimpl
 if TYPE_CHECKING:
     from opsdeck.api import Deck, Finding, Manifest
 
+if TYPE_CHECKING:
+    import click
+
 
 @hookimpl
 def opsdeck_manifest() -> Manifest:
@@ -33,6 +36,14 @@ def opsdeck_manifest() -> Manifest:
         navigation=(NavItem("Search sync", "/", 60),),
         secret_kinds=(SecretKind("meilisearch-key", "API key of a Meilisearch"),),
     )
+
+
+@hookimpl
+def opsdeck_commands(cli: click.Group) -> None:
+    """Add `opsdeck search-sync`."""
+    from opsdeck_search_sync.commands import search_sync
+
+    cli.add_command(search_sync)
 
 
 @hookimpl

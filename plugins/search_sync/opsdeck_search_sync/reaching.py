@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from opsdeck.api import HostAccess, Invalid, Sensitive
+from opsdeck.api import HostAccess, Invalid, JobRun, PlanRun, Sensitive
 from opsdeck_search_sync.changes import Reader
 from opsdeck_search_sync.meilisearch import Meilisearch
 from opsdeck_search_sync.models import Instance, Source
@@ -27,6 +27,37 @@ class Way(Protocol):
     async def secret(self, name: str) -> Sensitive:
         """Open a secret."""
         ...
+
+
+class JobWay:
+    """A job's way to hosts and secrets."""
+
+    def __init__(self, run: JobRun) -> None:
+        self._run = run
+
+    def on(self, host: str) -> AbstractAsyncContextManager[HostAccess]:
+        """Reach a host as a step of the job."""
+        return self._run.step(host)
+
+    async def secret(self, name: str) -> Sensitive:
+        """Open a secret."""
+        return await self._run.secret(name)
+
+
+class PlanWay:
+    """A plan's way to hosts and secrets."""
+
+    def __init__(self, run: PlanRun) -> None:
+        self._run = run
+
+    @asynccontextmanager
+    async def on(self, host: str) -> AsyncIterator[HostAccess]:
+        """Reach a host, to look."""
+        yield self._run.on(host)
+
+    async def secret(self, name: str) -> Sensitive:
+        """Open a secret."""
+        return await self._run.secret(name)
 
 
 @asynccontextmanager
@@ -61,6 +92,16 @@ async def _port(way: Way, host: str, address: str, port: int) -> AsyncIterator[t
         return
     async with way.on(host) as access, access.forward(port, address) as local:
         yield "127.0.0.1", local
+
+
+async def true_kind(way: Way, source: Source) -> str:
+    """Give a source's kind as its server tells it: MariaDB and MySQL answer to one another's clients."""
+    if source.kind not in {"mariadb", "mysql"}:
+        return source.kind
+    from opsdeck_search_sync.sources.mysql import flavour
+
+    async with reached(way, source) as place:
+        return await flavour(place)
 
 
 def reader(kind: str, place: Place, table: str, name: str, needed: frozenset[str] | None = None) -> Reader:

@@ -6,7 +6,6 @@ One node runs it at a time, under the core's lease; every row it writes carries 
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -15,21 +14,23 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from opsdeck.api import Conflict, Invalid, NotFound, OpsDeckError, Refused, Service, utcnow
-from opsdeck_search_sync import ledger, reaching
+from opsdeck_search_sync import hooks, ledger, reaching
 from opsdeck_search_sync.changes import LogLost, Reader
 from opsdeck_search_sync.lane import Lane
 from opsdeck_search_sync.ledger import Whole
-from opsdeck_search_sync.mapping import Mapper, MappingRules
-from opsdeck_search_sync.meilisearch import GONE, Meilisearch, Rejected, Unanswered
-from opsdeck_search_sync.models import Generation, Phase, Reading, Source, Wanted
+from opsdeck_search_sync.mapping import Mapper
+from opsdeck_search_sync.meilisearch import Meilisearch, Rejected
+from opsdeck_search_sync.models import Generation, Phase, Shown, Source, Wanted
+from opsdeck_search_sync.pipeline import Limits
+from opsdeck_search_sync.rules import MappingRules
 from opsdeck_search_sync.sources.place import Place
+from opsdeck_search_sync.turning import late, swap, turn
+from opsdeck_search_sync.watching import INCIDENTS, TooMuchLog, Watch, guard
 
 if TYPE_CHECKING:
     from opsdeck.api import ServiceRun
 
 TICK, READING = 0.5, 5.0
-BEHIND = 300.0
-"""Seconds behind the source that open an incident."""
 NEEDS_A_PERSON = (Invalid, NotFound, Refused, LogLost, Rejected)
 
 
@@ -50,6 +51,7 @@ class Stream:
         self._quiet: set[int] = set()
         self._retried = whole.sync.retry
         self._read = 0.0
+        self._watch = Watch(run, self._name)
         self._control = self._reader(Generation(sync=self._name, number=0))
 
     def _reader(self, generation: Generation, needed: frozenset[str] | None = None) -> Reader:
@@ -99,10 +101,14 @@ class Stream:
         """Start what should run and does not; swap what is ready; remove what is retired."""
         live, building = self._whole.live, self._whole.building
         if building is not None and building.phase == Phase.SWAPPING:
-            wait = min(GONE, GONE - (utcnow() - building.moved).total_seconds())
-            await self._finish_swap(live, building, wait=wait)
+            await self._finish_swap(live, building, wait=late(building))
             return
+        doubts = any(work.lane.in_doubt for work in self._work.values())
+        if live is not None and live.turned != (self._whole.sync.shown == Shown.PREVIOUS) and not doubts:
+            await self._turn(live)
         for generation in (live, building):
+            if generation is not None and generation.turned:
+                continue  # its content is not the one that is searched; it goes on once that was turned back
             if generation is not None and generation.id not in self._work and generation.id not in self._held:
                 await self._start(generation)
         known = {one.id for one in self._whole.generations}
@@ -113,11 +119,11 @@ class Stream:
                 if (work := self._work.pop(generation.id or 0, None)) is not None:
                     await self._stop(work)
                 await self._retire(generation)
-        if live is not None and live.shadow and live.keep_until is not None and live.keep_until < utcnow():
+        kept = live is not None and live.shadow and not live.turned
+        if live is not None and kept and live.keep_until is not None and live.keep_until < utcnow():
             await self._client.remove(live.shadow)
             await ledger.move(self._db, live, self._run.fence, shadow="", keep_until=None)
         new = self._work.get(building.id or 0) if building is not None else None
-        doubts = any(work.lane.in_doubt for work in self._work.values())
         if building is not None and new is not None and new.lane.caught_up.is_set() and not doubts:
             await self._swap(live, building)
 
@@ -125,6 +131,7 @@ class Stream:
         assert generation.id is not None  # noqa: S101 - read from the database
         index = self._whole.sync.index if generation.phase == Phase.LIVE else generation.shadow
         try:
+            chosen = hooks.load(self._run.home, MappingRules.model_validate(generation.mapping).hooks)
             reader = self._reader(generation, await self._needed(generation))
         except NEEDS_A_PERSON as fault:
             await self._problem(fault)
@@ -132,7 +139,12 @@ class Stream:
             return
         quiet = generation.id in self._quiet
         self._quiet.discard(generation.id)
-        lane = Lane(self._db, reader, self._client, generation, index, self._run.fence, quiet=quiet)
+        sync, instance = self._whole.sync, self._whole.instance
+        limits = Limits(documents=instance.batch, age=instance.wait)
+        lane = Lane(
+            self._db, reader, self._client, generation, index, self._run.fence, searched=sync.index, limits=limits,
+            quiet=quiet, hooks=chosen,
+        )  # fmt: skip
         self._work[generation.id] = _Work(
             lane, asyncio.create_task(lane.run(), name=f"{self._name} {generation.number}")
         )
@@ -190,6 +202,20 @@ class Stream:
         )
         await self._finish_swap(live, building)
 
+    async def _turn(self, live: Generation) -> None:
+        """Let people search the kept content, or the newest again: with all that was read written before."""
+        if (work := self._work.pop(live.id or 0, None)) is not None:
+            work.lane.halt()
+            await self._ended(work)
+            if work.lane.in_doubt:
+                return  # a late write would hit the other content: it starts again, and this waits
+            self._quiet.add(live.id or 0)
+        if live.shadow:
+            await turn(self._db, self._client, live, self._whole.sync.index, self._run.fence)
+            self._run.log("people search the previous content" if live.turned else "people search the newest content")
+        else:
+            await ledger.show(self._db, self._name, Shown.NEWEST)
+
     async def _ended(self, work: _Work) -> None:
         try:
             async with asyncio.timeout(300):
@@ -203,20 +229,9 @@ class Stream:
         For `wait` seconds a swap that was asked for before may still come in: a second one would undo it.
         """
         index, shadow = self._whole.sync.index, building.shadow
-        after = building.swap_after if building.swap_after is not None else -1
-        task = await self._asked(after, index, shadow, wait)
-        if task is None:
-            if not await self._client.exists(index):
-                await self._client.done(
-                    await self._client.create(index, MappingRules.model_validate(building.mapping).id)
-                )
-            try:
-                task = await self._client.swap(index, shadow)
-            except Unanswered as fault:
-                task = await self._asked(after, index, shadow, fault.seconds)
-                if task is None:
-                    raise
-        await self._client.done(task)
+        if not await self._client.exists(index):
+            await self._client.done(await self._client.create(index, MappingRules.model_validate(building.mapping).id))
+        await swap(self._client, index, building, wait=wait)
         empty = await self._client.count(shadow) == 0
         if live is not None and live.shadow:
             await self._client.remove(live.shadow)
@@ -227,14 +242,6 @@ class Stream:
         self._held.clear()
         await ledger.set_problem(self._db, self._name, "")
         self._run.log(f"generation {building.number} is live", "good")
-
-    async def _asked(self, after: int, index: str, shadow: str, wait: float) -> int | None:
-        """Find the swap that was asked for, looking for `wait` seconds."""
-        for left in range(max(0, math.ceil(wait)), -1, -1):
-            if (task := await self._client.swap_since(after, index, shadow)) is not None:
-                return task
-            await asyncio.sleep(min(left, 1.0))
-        return None
 
     async def _retire(self, generation: Generation) -> None:
         reader = self._reader(generation)
@@ -261,65 +268,42 @@ class Stream:
             await self._note_reading()
 
     async def _note_reading(self) -> None:
-        sync, reading = self._whole.sync, Reading(sync=self._name, at=utcnow())
-        reading.state = "held" if self._held else "working"
-        for number, work in list(self._work.items()):
-            if work.task.done():
-                continue
-            lane = work.lane
-            reading.in_flight += lane.in_flight
-            if lane.generation.phase in {Phase.NEW, Phase.COPYING} or not lane.position:
-                reading.state = "copying"
-                continue
-            try:
-                head = await lane.reader.head(lane.position)
-            except NEEDS_A_PERSON as fault:
-                self._held.add(number)
-                await self._stop(self._work.pop(number))
-                await self._problem(fault)
-                continue
-            if head.retained_bytes is not None:
-                reading.retained_bytes = max(reading.retained_bytes or 0, head.retained_bytes)
-                if head.retained_bytes > sync.limit_mb * 1_000_000:
-                    await self._let_go(number, work, head.retained_bytes)
-                    continue
-            if lane.generation.phase == Phase.LIVE:
-                reading.behind_bytes = head.behind_bytes
-                reading.oldest_seconds = round(lane.oldest, 3)
-                reading.behind_seconds = round(max(lane.oldest, lane.lag or 0.0) if lane.in_flight else 0.0, 3)
-        await ledger.note(self._db, reading)
-        key = f"search_sync:{self._name}:behind"
-        if (reading.behind_seconds or 0) > BEHIND:
-            await self._run.open_incident(
-                key,
-                f"The sync {self._name} is behind",
-                detail=f"by {reading.behind_seconds:.0f} s",
-                severity="attention",
-            )
-        else:
-            await self._run.close_incident(key)
-        if not self._held and not sync.problem:
+        lanes = {number: work.lane for number, work in self._work.items() if not work.task.done()}
+        seen = await self._watch.look(self._whole.sync, lanes, NEEDS_A_PERSON)
+        for number, fault in seen.faults.items():
+            self._held.add(number)
+            work = self._work.pop(number)
+            await self._stop(work)
+            if isinstance(fault, TooMuchLog):
+                await work.lane.reader.end()
+                await work.lane.reader.close()
+            await self._problem(fault)
+        if (live := self._whole.live) is not None and live.turned and live.id not in self._held:
+            await self._guard_turned(live)
+        if self._held:
+            seen.reading.state = "held"
+        await ledger.note(self._db, seen.reading)
+        if not self._held and not self._whole.sync.problem:
             await self._run.close_incident(f"search_sync:{self._name}:problem")
 
-    async def _let_go(self, number: int, work: _Work, kept: int) -> None:
-        """The source's disk comes first: drop what makes it keep its log."""
-        self._held.add(number)
-        await self._stop(self._work.pop(number))
-        await work.lane.reader.end()
-        await work.lane.reader.close()
-        await self._problem(
-            LogLost(
-                f"the source kept {kept / 1e6:.0f} MB of its log for this sync, more than"
-                f" {self._whole.sync.limit_mb} MB; the slot was dropped.",
-                hint="see why Meilisearch did not keep up, then rebuild",
-            )
-        )
+    async def _guard_turned(self, live: Generation) -> None:
+        """The source keeps its log for a generation that is not at work as well."""
+        reader = self._reader(live)
+        try:
+            guard(self._whole.sync, await reader.head(live.position))
+        except NEEDS_A_PERSON as fault:
+            self._held.add(live.id or 0)
+            if isinstance(fault, TooMuchLog):
+                await reader.end()
+            await self._problem(fault)
+        finally:
+            await reader.close()
 
     async def gone(self) -> None:
         """Remove everything at the source and in Meilisearch but the index that people search; then the rows."""
         for generation in self._whole.generations:
             await self._retire(generation)
-        for what in ("problem", "behind"):
+        for what in INCIDENTS:
             await self._run.close_incident(f"search_sync:{self._name}:{what}")
         await ledger.forget_sync(self._db, self._name)
 

@@ -7,14 +7,11 @@ set faults in the stand-in are skipped then.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
-import pwd
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -22,11 +19,24 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
-import pymysql
 import pytest
-from databases import BINLOG, Maria, MariaShop, Mongo, MongoShop, Mysql, MysqlShop, Postgres, PostgresShop, free_port
+from databases import (
+    BINLOG,
+    Maria,
+    MariaShop,
+    Mongo,
+    MongoShop,
+    Mysql,
+    MysqlShop,
+    Postgres,
+    PostgresShop,
+    a_mariadb,
+    a_postgres,
+    a_postgres_shop,
+    a_sql_shop,
+)
 from opsdeck_search_sync.meilisearch import Meilisearch
+from searches import Meili, a_meilisearch
 
 from opsdeck.actor import Actor, Door, Role
 from opsdeck.db import Database
@@ -40,127 +50,35 @@ from opsdeck.secrets.keyring import Keyring
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.settings import Settings
 
-STANDIN = Path(__file__).parents[2] / "standins" / "meilisearch.py"
 ADMIN = Actor("ada", Role.ADMIN, Door.CLI, stepped_up=True)
 
 
 @pytest.fixture(scope="session")
 def logical(absent: Any) -> Iterator[Postgres]:
     """A PostgreSQL with wal_level=logical."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True)
-    if not found:
-        absent("there is no PostgreSQL server here (package postgresql)")
-    folder = Path(tempfile.mkdtemp(prefix="opsdeck-logical-"))
-    who: dict[str, Any] = {"cwd": folder, "stdin": subprocess.DEVNULL}
-    if os.geteuid() == 0:
-        account = next(entry for entry in pwd.getpwall() if entry.pw_name in ("postgres", "nobody"))
-        os.chown(folder, account.pw_uid, account.pw_gid)
-        who |= {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-    initdb = [
-        found[0],
-        "-D",
-        folder / "data",
-        "-U",
-        "postgres",
-        "-A",
-        "trust",
-        "-E",
-        "UTF8",
-        "--locale=C.UTF-8",
-        "--no-sync",
-    ]
-    subprocess.run(initdb, check=True, capture_output=True, **who)
-    server = Postgres(folder, found[0].parent, who)
-    server.start()
-    yield server
-    server.kill(signal.SIGINT)
-    shutil.rmtree(folder, ignore_errors=True)
+    with a_postgres(absent) as server:
+        yield server
 
 
 @pytest.fixture
 def postgres_shop(logical: Postgres) -> Iterator[PostgresShop]:
     """A fresh database with the table `item`; its slots are dropped after the test."""
-    made = PostgresShop(logical, f"shop_{uuid.uuid4().hex[:12]}")
-    with logical.connect() as connection:
-        connection.execute(f"CREATE DATABASE {made.name}")
-    made.sql("CREATE TABLE item (id bigint PRIMARY KEY, title text, price numeric(10,2), note text, n int DEFAULT 0)")
-    yield made
-    if made.connection is not None:
-        made.connection.close()
-    with logical.connect() as connection:
-        for (pid,) in connection.execute(
-            "SELECT active_pid FROM pg_replication_slots WHERE database = %s AND active", (made.name,)
-        ).fetchall():
-            connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
-        time.sleep(0.1)
-        connection.execute(
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = %s", (made.name,)
-        )
-        connection.execute(f"DROP DATABASE {made.name} WITH (FORCE)")
+    with a_postgres_shop(logical) as made:
+        yield made
 
 
-class Meili:
-    """The Meilisearch under test."""
-
-    def __init__(self, url: str, key: str, folder: Path | None) -> None:
-        self.url, self.key, self._folder = url, key, folder
-        self.process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def stand_in(self) -> bool:
-        return self._folder is not None
-
-    def start(self) -> None:
-        assert self._folder is not None
-        port = self.url.rpartition(":")[2]
-        words = [sys.executable, STANDIN, "--port", port, "--db", self._folder / "meili.db", "--limit", str(2 << 20)]
-        with (self._folder / "meili.log").open("ab") as log:
-            self.process = subprocess.Popen(words, stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                if httpx.get(f"{self.url}/health", timeout=2).is_success:
-                    return
-            assert time.monotonic() < deadline and self.process.poll() is None, (self._folder / "meili.log").read_text()
-            time.sleep(0.05)
-
-    def kill(self) -> None:
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(10)
-
-    def fault(self, **faults: Any) -> None:
-        if not self.stand_in:
-            pytest.skip("a real Meilisearch takes no faults")
-        httpx.post(f"{self.url}/_test", json=faults, timeout=5).raise_for_status()
-
-    def get(self, path: str) -> Any:
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
-        answer = httpx.get(f"{self.url}{path}", headers=headers, timeout=10)
-        return answer.json() if answer.is_success else None
-
-    def documents(self, index: str) -> dict[str, Any]:
-        """Give all documents by their id."""
-        found: dict[str, Any] = {}
-        offset = 0
-        while True:
-            page = self.get(f"/indexes/{index}/documents?limit=10000&offset={offset}")
-            if page is None or not page["results"]:
-                return found
-            offset += len(page["results"])
-            found |= {str(one["id"]): one for one in page["results"]}
+@pytest.fixture(scope="session")
+def meili_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Meili]:
+    """The Meilisearch of this session."""
+    with a_meilisearch(tmp_path_factory.mktemp("meili")) as server:
+        yield server
 
 
 @pytest.fixture
-def meili(tmp_path: Path) -> Iterator[Meili]:
-    """An empty Meilisearch."""
-    if url := os.environ.get("OPSDECK_TEST_MEILISEARCH_URL"):
-        yield Meili(url.rstrip("/"), os.environ.get("OPSDECK_TEST_MEILISEARCH_KEY", ""), None)
-        return
-    server = Meili(f"http://127.0.0.1:{free_port()}", "", tmp_path)
-    server.start()
-    yield server
-    server.kill()
+def meili(meili_server: Meili) -> Meili:
+    """An empty Meilisearch without faults."""
+    meili_server.empty()
+    return meili_server
 
 
 @pytest.fixture
@@ -248,17 +166,29 @@ class Bench:
         return not wrong
 
 
+@pytest.fixture(scope="session")
+def fresh_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with a key and all tables, to copy."""
+    settings = Settings(home=tmp_path_factory.mktemp("fresh"), disabled_plugins=())
+
+    async def make() -> None:
+        plugins = Plugins()
+        plugins.load()
+        database = Database(settings.url)
+        await upgrade(database, plugins)
+        await database.close()
+
+    asyncio.run(make())
+    Keyring.create(settings.key_file)
+    return settings.home
+
+
 @pytest.fixture
-async def deck(tmp_path: Path) -> AsyncIterator[Deck]:
+async def deck(tmp_path: Path, fresh_home: Path) -> AsyncIterator[Deck]:
     """A console's rooms, with the plugin's tables."""
-    settings = Settings(home=tmp_path / "home", node="node1", disabled_plugins=())
-    settings.home.mkdir()
+    settings = Settings(home=Path(shutil.copytree(fresh_home, tmp_path / "home")), node="node1", disabled_plugins=())
     plugins = Plugins()
     plugins.load()
-    database = Database(settings.url)
-    await upgrade(database, plugins)
-    await database.close()
-    Keyring.create(settings.key_file)
     async with Deck.open(settings, plugins=plugins, kind="server") as opened:
         yield opened
 
@@ -289,43 +219,14 @@ async def bench(deck: Deck, shop: Any, meili: Meili) -> AsyncIterator[Bench]:
 @pytest.fixture(scope="session")
 def maria(absent: Any) -> Iterator[Maria]:
     """A MariaDB with its binary log on."""
-    program = shutil.which("mariadbd", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    install = shutil.which("mariadb-install-db")
-    if not program or not install:
-        absent("there is no MariaDB here (package mariadb-server-core)")
-    folder = Path(tempfile.mkdtemp(prefix="opsdeck-maria-"))
-    done = subprocess.run(
-        [install, "--no-defaults", f"--datadir={folder / 'data'}", "--auth-root-authentication-method=normal",
-         "--user=root", "--skip-test-db", f"--tmpdir={folder}"], capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    server = Maria(folder, str(program), BINLOG | {"init-file": str(folder / "init.sql")})
-    (folder / "init.sql").write_text(
-        "CREATE USER IF NOT EXISTS sync@'%' IDENTIFIED BY 's3cret';\nGRANT ALL ON *.* TO sync@'%';\n"
-    )
-    server.start()
-    yield server
-    server.kill(signal.SIGTERM)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def fresh(made: Any) -> Iterator[Any]:
-    with made.server.connect() as connection, connection.cursor() as cursor:
-        cursor.execute(f"CREATE DATABASE {made.name}")
-    made.sql(
-        "CREATE TABLE item (id bigint PRIMARY KEY, title varchar(200), price decimal(10,2), note text, n int DEFAULT 0)"
-    )
-    yield made
-    with contextlib.suppress(pymysql.Error):
-        made.sql(f"DROP DATABASE {made.name}")
-        made.connection.close()
+    with a_mariadb(absent) as server:
+        yield server
 
 
 @pytest.fixture
 def mariadb_shop(maria: Maria) -> Iterator[MariaShop]:
     """A fresh database with the table `item`."""
-    with fresh(MariaShop(maria, f"shop_{uuid.uuid4().hex[:12]}")) as made:
+    with a_sql_shop(MariaShop(maria, f"shop_{uuid.uuid4().hex[:12]}")) as made:
         yield made
 
 
@@ -361,7 +262,7 @@ def mysql(absent: Any) -> Iterator[Mysql]:
 @pytest.fixture
 def mysql_shop(mysql: Mysql) -> Iterator[MysqlShop]:
     """A fresh database with the table `item`."""
-    with fresh(MysqlShop(mysql, f"shop_{uuid.uuid4().hex[:12]}")) as made:
+    with a_sql_shop(MysqlShop(mysql, f"shop_{uuid.uuid4().hex[:12]}")) as made:
         yield made
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from opsdeck_search_sync.changes import LogLost, Put
-from opsdeck_search_sync.sources import mysql
+from opsdeck_search_sync.sources import binlog
 from opsdeck_search_sync.sources.mysql import MysqlReader
 from opsdeck_search_sync.sources.place import Place
 
@@ -158,8 +158,8 @@ async def test_a_server_that_was_set_back_is_not_followed(shop: Any, reader: Mys
 
 
 async def test_silence_is_filled_by_heartbeats(shop: Any, reader: MysqlReader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mysql, "SILENCE", 1.0)
-    monkeypatch.setattr(mysql, "HEARTBEAT", 0.3)
+    monkeypatch.setattr(binlog, "SILENCE", 1.0)
+    monkeypatch.setattr(binlog, "HEARTBEAT", 0.3)
     position = await reader.begin()
     waiting = asyncio.create_task(first(reader, position))
     await asyncio.sleep(2.2)

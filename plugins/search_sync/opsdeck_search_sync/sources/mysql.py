@@ -9,50 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import queue
-import re
-import socket
-import threading
 import time
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any
 
 import pymysql
 from pymysql.cursors import Cursor
-from pymysqlreplication import BinLogStreamReader
-from pymysqlreplication import event as binlog
-from pymysqlreplication import row_event as rows_of
 
-from opsdeck.api import Conflict, Invalid, NotFound, OpsDeckError, Refused, Unavailable
-from opsdeck_search_sync.changes import Change, Chunk, Column, Emptied, Finding, Head, LogLost, Part, Put, Removed, Row
+from opsdeck.api import NotFound, OpsDeckError, Unavailable
+from opsdeck_search_sync.changes import Chunk, Column, Finding, Head, LogLost, Part, Row
 from opsdeck_search_sync.sources import gtids, mysqlvalues
+from opsdeck_search_sync.sources.binlog import Tail, translated
 from opsdeck_search_sync.sources.place import Place
 
-PART_CHANGES, WAITING = 500, 8
-"""Changes in one part, and parts that wait between the thread and the loop."""
-HEARTBEAT, SILENCE = 5.0, 30.0
+QUICK, LONG = 30.0, 600.0
+"""Seconds that a question may take, and one that reads a table; then the link is taken for dead."""
 LEAST_WINDOW = 24 * 3600
 CHUNK_FIRST, CHUNK_MOST, CHUNK_GOAL = 500, 20_000, 0.25
 
-KNOWN = (
-    binlog.QueryEvent, binlog.RotateEvent, binlog.FormatDescriptionEvent, binlog.XidEvent, binlog.IntvarEvent,
-    binlog.GtidEvent, binlog.PreviousGtidsEvent, binlog.StopEvent, binlog.HeartbeatLogEvent, binlog.RowsQueryLogEvent,
-    binlog.RandEvent, binlog.UserVarEvent, binlog.MariadbAnnotateRowsEvent, binlog.MariadbBinLogCheckPointEvent,
-    binlog.MariadbGtidEvent, binlog.MariadbGtidListEvent, rows_of.TableMapEvent,
-)  # fmt: skip
-ROWS = (rows_of.WriteRowsEvent, rows_of.UpdateRowsEvent, rows_of.DeleteRowsEvent)
-XA_FLAGS = 64 | 128
-"""Of a GTID event of MariaDB: a prepared transaction, and the end of one."""
-UNREAD = {
-    38: ("an XA transaction", "take the table out of XA transactions"),
-    39: ("a part of a JSON value", "SET PERSIST binlog_row_value_options = ''; in every session too"),
-    40: ("a compressed transaction", "SET PERSIST binlog_transaction_compression = OFF; in every session too"),
-    42: ("a transaction with a tagged GTID", "write with GTID_NEXT = 'AUTOMATIC', without a tag"),
-    **dict.fromkeys(range(165, 172), ("a compressed event", "SET GLOBAL log_bin_compress = OFF; in every session too")),
-}
-"""Kinds of events that are not read: what they hold, and how to do without. Source: both servers' code."""
+CLOSED = (2006, 2013, 4031)
+"""Codes of a connection that is no longer there."""
 
 
 class MysqlReader:
@@ -67,7 +44,7 @@ class MysqlReader:
         self._server_id = 2**31 + int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % (2**31 - 1)
         self._plain: pymysql.Connection[Cursor] | None = None
         self._lock = asyncio.Lock()
-        self._tail: _Tail | None = None
+        self._tail: Tail | None = None
         self._columns: tuple[Column, ...] = ()
         self._decoders: dict[str, mysqlvalues.Decoder] = {}
 
@@ -85,18 +62,32 @@ class MysqlReader:
     def _open(self) -> pymysql.Connection[Cursor]:
         if self._plain is None or not self._plain.open:
             self._plain = pymysql.connect(
-                **self._settings(), database=self._place.database, autocommit=True, read_timeout=600, write_timeout=60
+                **self._settings(), database=self._place.database, autocommit=True, read_timeout=LONG, write_timeout=60
             )
             with self._plain.cursor() as cursor:
                 cursor.execute("SET time_zone = '+00:00'")
                 cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         return self._plain
 
-    async def _ask(self, query: str, *given: Any) -> list[tuple[Any, ...]]:
-        def work() -> list[tuple[Any, ...]]:
-            with self._open().cursor() as cursor:
+    async def _ask(self, query: str, *given: Any, bound: float | None = None) -> list[tuple[Any, ...]]:
+        """Ask within a bound. A connection that the server closed while nothing was asked is opened anew, once."""
+
+        def once() -> list[tuple[Any, ...]]:
+            connection: Any = self._open()
+            connection._read_timeout = bound or QUICK  # the driver has one bound for all that a connection does
+            with connection.cursor() as cursor:
                 cursor.execute(query, given or None)
                 return list(cursor.fetchall())
+
+        def work() -> list[tuple[Any, ...]]:
+            kept = self._plain is not None and self._plain.open
+            began = time.monotonic()
+            try:
+                return once()
+            except pymysql.OperationalError as fault:
+                if not kept or fault.args[0] not in CLOSED or time.monotonic() - began > 1:
+                    raise
+            return once()
 
         found: list[tuple[Any, ...]] = await self._in_thread(work)
         return found
@@ -109,7 +100,7 @@ class MysqlReader:
                 with suppress(pymysql.Error):
                     if self._plain is not None:
                         self._plain.close()
-                raise _translated(fault, self._place) from fault
+                raise translated(fault, self._place) from fault
 
     async def _variable(self, name: str) -> str | None:
         found = await self._ask("SHOW GLOBAL VARIABLES LIKE %s", name)
@@ -148,14 +139,14 @@ class MysqlReader:
             )
             texts = {str(name) for (name,) in valid}
             found = [(*row[:1], "json", *row[2:]) if row[0] in texts else row for row in found]
-        self._decoders = {
-            str(name): mysqlvalues.decoder(str(type_).lower(), str(definition), int(width) if width else None)
-            for name, type_, definition, width, _key, _made in found
-        }
-        self._virtual = {str(row[0]) for row in found if row[5]}
+        described = {str(row[0]): (str(row[1]).lower(), str(row[2]), int(row[3]) if row[3] else None) for row in found}
+        self._decoders.update({name: mysqlvalues.decoder(*told) for name, told in described.items()})
         key = sorted((row for row in found if row[4] is not None), key=lambda row: int(row[4]))
         rest = [row for row in found if row[4] is None]
-        self._columns = tuple(Column(str(row[0]), str(row[1]).lower(), row[4] is not None) for row in [*key, *rest])
+        self._columns = tuple(
+            Column(str(row[0]), str(row[1]).lower(), row[4] is not None, mysqlvalues.shape(*described[str(row[0])]))
+            for row in [*key, *rest]
+        )
         return self._columns
 
     async def preflight(self) -> tuple[Finding, ...]:
@@ -214,7 +205,7 @@ class MysqlReader:
 
     async def count(self) -> int:
         """Count the rows."""
-        return int((await self._ask(f"SELECT count(*) FROM {self._name}"))[0][0])  # noqa: S608 - quoted
+        return int((await self._ask(f"SELECT count(*) FROM {self._name}", bound=LONG))[0][0])  # noqa: S608 - quoted
 
     async def begin(self) -> str:
         """Give a position that no visible row lies beyond."""
@@ -255,12 +246,12 @@ class MysqlReader:
         while True:
             began = time.monotonic()
             where, given = _beyond(key, [bound for _given, bound in ways], last) if last is not None else ("", ())
-            got = await self._ask(f"{base}{where} ORDER BY {order} LIMIT {int(size)}", *given)
+            got = await self._ask(f"{base}{where} ORDER BY {order} LIMIT {int(size)}", *given, bound=LONG)
             if not got:
                 return
             rows = tuple(self._decoded(dict(zip(names, row[: len(names)], strict=True))) for row in got)
             last = tuple(str(part) for part in got[-1][len(names) :])
-            total = sum(len(str(value)) for row in got for value in row)
+            total = sum(len(value) if isinstance(value, str | bytes) else 8 for row in got for value in row)
             yield Chunk(rows, last, total)
             if len(got) < size:
                 return
@@ -281,6 +272,7 @@ class MysqlReader:
             f"SELECT {', '.join(_quoted(name) for name in names)} FROM {self._name} WHERE rand() <= %s LIMIT %s",  # noqa: S608
             share,
             rows,
+            bound=LONG,
         )
         return [self._decoded(dict(zip(names, row, strict=True))) for row in got]
 
@@ -288,18 +280,17 @@ class MysqlReader:
         """Read changes from `position` on, for ever."""
         await self.head(position)
         await self.columns()
-        self._tail = _Tail(
-            self._settings(), self._server_id, position, (self._schema, self._table), self._needed, self._decoders,
-            maria=self._maria,
+        self._tail = Tail(
+            self._settings(), self._server_id, position, (self._schema, self._table), self._needed,
+            frozenset(column.name for column in self._columns if column.key), self._decoders, maria=self._maria,
         )  # fmt: skip
         tail = self._tail
         tail.start()
         try:
             while True:
-                found = await asyncio.to_thread(tail.next)
-                if isinstance(found, BaseException):
-                    raise found
-                if found is not None:
+                for found in await asyncio.to_thread(tail.next):
+                    if isinstance(found, OpsDeckError):
+                        raise found
                     yield found
         finally:
             tail.stop()
@@ -345,199 +336,14 @@ class MysqlReader:
                 self._plain.close()
 
 
-class _Tail:
-    """The thread that reads the log, and the short queue between it and the loop."""
-
-    def __init__(
-        self, settings: dict[str, Any], server_id: int, position: str, table: tuple[str, str],
-        needed: frozenset[str] | None, decoders: dict[str, mysqlvalues.Decoder], *, maria: bool,
-    ) -> None:  # fmt: skip
-        self._settings, self._server_id, self._position = settings, server_id, position
-        self._table, self._needed, self._decoders, self._maria = table, needed, decoders, maria
-        self._queue: queue.Queue[Part | BaseException] = queue.Queue(WAITING)
-        self._stopped = threading.Event()
-        self._connections: list[Any] = []
-        self._thread = threading.Thread(target=self._work, name=f"binlog {server_id}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def next(self) -> Part | BaseException | None:
-        """Give the next part, or the fault that ended the reading; None when there is none for a second."""
-        try:
-            return self._queue.get(timeout=1.0)
-        except queue.Empty:
-            return Unavailable("the log's reader ended.") if not self._thread.is_alive() else None
-
-    def stop(self) -> None:
-        """End the thread; its sockets are shut, so it does not wait for the server."""
-        self._stopped.set()
-        for connection in self._connections:
-            with suppress(Exception):  # it is going away; only a shutdown wakes a thread that reads from it
-                connection._sock.shutdown(socket.SHUT_RDWR)
-            with suppress(Exception):
-                connection._force_close()
-        with suppress(queue.Empty):
-            while True:
-                self._queue.get_nowait()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(5)
-
-    def _connect(self, **settings: Any) -> Any:
-        """Connect for the library: twice and no more, since it would come back in silence and for ever."""
-        if len(self._connections) >= 2 or self._stopped.is_set():
-            raise Unavailable("the link to the log broke.", hint="it is read again by itself")
-        made = pymysql.connect(**settings)
-        self._connections.append(made)
-        return made
-
-    def _work(self) -> None:
-        try:
-            stream = BinLogStreamReader(
-                connection_settings={**self._settings, "read_timeout": int(SILENCE)},
-                server_id=self._server_id,
-                blocking=True,
-                auto_position=self._position if self._maria else self._position or gtids.NOTHING,
-                is_mariadb=self._maria,
-                filter_non_implemented_events=False,
-                ignored_events=[],
-                slave_heartbeat=HEARTBEAT,
-                pymysql_wrapper=self._connect,
-                enable_logging=False,
-            )
-            for part in self._parts(stream):
-                self._put(part)
-        except pymysql.Error as fault:
-            self._put(_translated(fault, None))
-        except OpsDeckError as fault:
-            self._put(fault)
-        except Exception as fault:  # the decoder's own: told by its class, and nothing after it is taken over
-            self._put(
-                Refused(f"the log cannot be read: {type(fault).__name__}: {fault}", hint="report it; the index stays")
-            )
-
-    def _put(self, item: Part | BaseException) -> None:
-        while not self._stopped.is_set():
-            with suppress(queue.Full):
-                self._queue.put(item, timeout=0.5)
-                return
-
-    def _parts(self, stream: BinLogStreamReader) -> Iterator[Part]:
-        changes: list[Change] = []
-        gtid, size = "", 0
-        committed: datetime | None = None
-        for event in stream:
-            if isinstance(event, binlog.GtidEvent | binlog.MariadbGtidEvent):
-                if isinstance(event, binlog.MariadbGtidEvent) and event.flags & XA_FLAGS:
-                    raise _unread(38)
-                gtid, committed = event.gtid, datetime.fromtimestamp(event.timestamp, UTC)
-                changes, size = [], 0
-                standalone = isinstance(event, binlog.MariadbGtidEvent) and event.flags & 1
-            elif isinstance(event, ROWS):
-                if (event.schema, event.table) == self._table:
-                    if isinstance(event, rows_of.PartialUpdateRowsEvent):
-                        raise _unread(39)
-                    changes.extend(self._rows(event))
-                    size += event.event_size if hasattr(event, "event_size") else 200 * len(event.rows)
-                    if len(changes) >= PART_CHANGES:
-                        yield Part(changes, None, size, committed)
-                        changes, size = [], 0
-            elif isinstance(event, binlog.XidEvent):
-                yield self._done(gtid, changes, size, committed)
-                changes, size = [], 0
-            elif isinstance(event, binlog.QueryEvent):
-                query = event.query if isinstance(event.query, str) else event.query.decode("utf-8", "replace")
-                word = query.strip().upper()
-                if word == "BEGIN" or word.startswith("SAVEPOINT"):
-                    continue
-                if word.startswith("XA "):
-                    raise _unread(38)
-                changes.extend(self._statement(query, event.schema))
-                if word in {"COMMIT", "ROLLBACK"} or not self._maria or standalone:
-                    yield self._done(gtid, changes, size, committed)
-                    changes, size = [], 0
-            elif not isinstance(event, KNOWN):
-                raise _unread(event.event_type)
-
-    def _done(self, gtid: str, changes: list[Change], size: int, committed: datetime | None) -> Part:
-        if gtid:
-            self._position = gtids.advanced(self._position, gtid, maria=self._maria)
-        return Part(changes, self._position, size, committed)
-
-    def _rows(self, event: Any) -> Iterator[Change]:
-        for row in event.rows:
-            if isinstance(event, rows_of.WriteRowsEvent):
-                yield Put(self._row(row["values"], row.get("none_sources") or {}))
-            elif isinstance(event, rows_of.DeleteRowsEvent):
-                yield Removed(self._row(row["values"], row.get("none_sources") or {}))
-            else:
-                before = self._row(row["before_values"], row.get("before_none_sources") or {})
-                yield Put(self._row(row["after_values"], row.get("after_none_sources") or {}), before)
-
-    def _row(self, values: dict[str, Any], why_none: dict[str, str]) -> Row:
-        made: dict[str, Any] = {}
-        unnamed = str(next(iter(values), "")).startswith("UNKNOWN_COL")
-        for name in self._needed if self._needed is not None else values:
-            if name not in values or unnamed:
-                raise Refused(
-                    f"the log does not name the column {name!r}: "
-                    + ("binlog_row_metadata is not FULL there." if unnamed else "the table was changed."),
-                    hint="SET GLOBAL binlog_row_metadata = 'FULL'; then rebuild"
-                    if unnamed
-                    else "change the mapping and rebuild",
-                )
-            if why_none.get(name) == "cols bitmap":
-                raise Refused(
-                    f"the log leaves out the column {name!r}: somebody wrote with binlog_row_image other than FULL.",
-                    hint="SET GLOBAL binlog_row_image = 'FULL'; then rebuild",
-                )
-            value = values[name]
-            made[name] = None if value is None else self._decoders[name](value)
-        return made
-
-    def _statement(self, query: str, schema: Any) -> Iterator[Change]:
-        """What a statement in the log does to our table: empties it, or takes it away."""
-        there = schema.decode() if isinstance(schema, bytes) else str(schema)
-        text = re.sub(r"/\*.*?\*/", " ", query, flags=re.S).strip().rstrip(";")
-        found = re.match(
-            r"(TRUNCATE(?:\s+TABLE)?|DROP\s+TABLE(?:\s+IF\s+EXISTS)?|RENAME\s+TABLE|ALTER\s+TABLE)\s+(.*)",
-            text,
-            re.I | re.S,
-        )
-        if not found or not _names(found[2], there, self._table):
-            return
-        verb = found[1].split()[0].upper()
-        if verb == "TRUNCATE":
-            yield Emptied()
-        elif verb in {"DROP", "RENAME"} or re.search(r"\bRENAME\s+(TO|AS)\b", text, re.I):
-            raise Refused(
-                f"the table {'.'.join(self._table)} was dropped or renamed at the source.",
-                hint="bring it back and rebuild, or drop the sync",
-            )
-        elif verb == "ALTER":
-            raise Refused(
-                f"the table {'.'.join(self._table)} was altered at the source.",
-                hint="see that the mapping still fits, then rebuild; the index stays as it is until then",
-            )
-
-
-def _unread(kind: int) -> Refused:
-    """Say that an event is not read: nothing after it is taken over."""
-    what, fix = UNREAD.get(kind, ("something that is not known here", "report it"))
-    return Refused(
-        f"the log holds an event of the kind {kind}: {what}; nothing after it was taken over.",
-        hint=f"run at the source: {fix}; then rebuild" if kind in UNREAD else fix,
-    )
-
-
-def _names(text: str, schema: str, table: tuple[str, str]) -> bool:
-    """Tell whether a statement's list of tables names ours."""
-    name = r"`(?:[^`]|``)+`|[\w$]+"
-    for first, second in re.findall(rf"({name})(?:\s*\.\s*({name}))?", text):
-        parts = [part.strip("`").replace("``", "`") for part in (first, second) if part]
-        if (tuple(parts) if len(parts) == 2 else (schema, parts[0])) == table:
-            return True
-    return False
+async def flavour(place: Place) -> str:
+    """Tell whether the server is a MariaDB or a MySQL."""
+    probe = MysqlReader(place, "x", "x_0", None, maria=True)
+    try:
+        ((version,),) = await probe._ask("SELECT VERSION()")
+        return "mariadb" if "mariadb" in str(version).lower() else "mysql"
+    finally:
+        await probe.close()
 
 
 def _written(column: Column) -> tuple[str, str]:
@@ -565,26 +371,3 @@ def _beyond(key: Sequence[str], bounds: Sequence[str], last: Sequence[str]) -> t
 
 def _quoted(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
-
-
-def _translated(fault: pymysql.Error, place: Place | None) -> OpsDeckError:
-    """Say a fault of the server in our words."""
-    code = fault.args[0] if fault.args and isinstance(fault.args[0], int) else 0
-    text = str(fault.args[1] if len(fault.args) > 1 else fault)
-    if code == 1236:
-        if "server_uuid/server_id" in text or "same" in text:
-            return Conflict(f"another reader uses our number: {text}", hint="it is tried again by itself")
-        return LogLost(f"the log cannot be read from our position on: {text}", hint="rebuild the sync")
-    if code in {1044, 1045, 1142, 1227}:
-        return Refused(
-            f"the server refuses: {text}",
-            hint="GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* and SELECT on the table to the user",
-        )
-    if code in {1146, 1049}:
-        return NotFound(f"the server says: {text}", field="table")
-    if isinstance(fault, pymysql.ProgrammingError):
-        return Invalid(f"the server does not take a statement of ours ({code}): {text}", hint="report it")
-    where = f" at {place.address}:{place.port}" if place else ""
-    return Unavailable(
-        f"the database{where} cannot be reached: {text}", hint="check that it runs, address and password"
-    )

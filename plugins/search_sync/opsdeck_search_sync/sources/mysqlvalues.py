@@ -194,6 +194,17 @@ def words(definition: str) -> list[str]:
     return found
 
 
+def shape(type_: str, definition: str, width: int | None) -> str:
+    """Give what a column's values are read by beside its type."""
+    if type_ in {"bit", "binary"}:
+        return str(width)
+    if type_ == "set":
+        return ",".join(words(definition))
+    if type_ == "tinyint" and definition.startswith("tinyint(1)"):
+        return "boolean"
+    return "unsigned" if " unsigned" in definition else ""
+
+
 def decoder(type_: str, definition: str, width: int | None) -> Decoder:
     """Give the decoder of a column, by `DATA_TYPE`, `COLUMN_TYPE` and the width in `information_schema`."""
     if type_ == "tinyint" and definition.startswith("tinyint(1)"):

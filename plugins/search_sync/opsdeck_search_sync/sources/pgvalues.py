@@ -32,6 +32,8 @@ def integer(text: str) -> Json:
 
 def exact(text: str) -> Json:
     """Give a decimal as a number while 15 digits hold it, else as its text; NaN and infinity as null."""
+    if len(text) <= 15 and text[-1].isdigit():  # the common case: not even every character could be too much
+        return float(text) if "." in text or "e" in text.lower() else int(text)
     if text in {"NaN", "Infinity", "-Infinity"}:
         return None
     digits = sum(character.isdigit() for character in text.lstrip("-0."))

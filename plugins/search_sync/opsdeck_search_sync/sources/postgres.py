@@ -20,27 +20,28 @@ from psycopg import sql
 
 from opsdeck.api import Invalid, NotFound, OpsDeckError, Refused, Unavailable, utcnow
 from opsdeck_search_sync.changes import (
-    UNCHANGED,
     Change,
     Chunk,
     Column,
-    Emptied,
     Finding,
     Head,
     LogLost,
     Part,
-    Put,
-    Removed,
     Row,
 )
 from opsdeck_search_sync.sources import pgoutput, pgvalues
 from opsdeck_search_sync.sources.pgoutput import lsn, lsn_text
+from opsdeck_search_sync.sources.pgrows import Tables
 from opsdeck_search_sync.sources.place import Place
 
 PART_CHANGES, PART_BYTES = 1000, 1 << 20
+GROUP, GROUP_BYTES = 256, 1 << 16
+"""Messages that are taken from the link at once; a large one ends its group."""
 FEEDBACK, SILENCE = 1.0, 60.0
 """Seconds between two feedbacks, and of silence after which the link is dead: each feedback asks for an answer."""
 SLOT_PATIENCE = 60.0
+QUICK, LONG = 30.0, 600.0
+"""Seconds that a question may take, and one that reads a table; then the link is taken for dead."""
 CHUNK_FIRST, CHUNK_MOST, CHUNK_GOAL = 500, 20_000, 0.25
 
 
@@ -92,20 +93,37 @@ class PostgresReader:
     async def _db(self) -> psycopg.AsyncConnection[Any]:
         if self._plain is None or self._plain.closed:
             self._plain = await self._connect()
-            await self._plain.execute("SET statement_timeout = '10min'")
+            await self._plain.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(f"{LONG:.0f}s")))
         return self._plain
 
-    async def _ask(self, query: str | sql.Composed, *given: Any) -> list[tuple[Any, ...]]:
+    async def _run(self, query: str | sql.Composed, *given: Any, bound: float = QUICK) -> psycopg.AsyncCursor[Any]:
+        """Run a statement within a bound: a link that is half open never says so by itself.
+
+        A connection that the server closed while nothing was asked is opened anew, once.
+        """
+        kept = self._plain is not None and not self._plain.closed
+        connection = await self._db()
+        asked = asyncio.ensure_future(connection.execute(query, given or None))
         try:
-            return await (await (await self._db()).execute(query, given)).fetchall()
+            await asyncio.wait({asked}, timeout=bound)
+            if not asked.done():
+                raise Unavailable(f"PostgreSQL did not answer within {bound:g} s.", hint="the link is broken")
+            return asked.result()
         except psycopg.Error as fault:
+            if kept and connection.closed:
+                return await self._run(query, *given, bound=bound)
             raise _translated(fault) from fault
+        finally:
+            if not asked.done():
+                connection.pgconn.finish()
+                asked.cancel()
+                await asyncio.gather(asked, return_exceptions=True)
+
+    async def _ask(self, query: str | sql.Composed, *given: Any) -> list[tuple[Any, ...]]:
+        return await (await self._run(query, *given)).fetchall()
 
     async def _do(self, query: str | sql.Composed, *given: Any) -> None:
-        try:
-            await (await self._db()).execute(query, given)
-        except psycopg.Error as fault:
-            raise _translated(fault) from fault
+        await self._run(query, *given)
 
     async def identity(self) -> str:
         """Give the cluster's number and the database."""
@@ -209,6 +227,11 @@ class PostgresReader:
                         f"GRANT CREATE ON DATABASE {sql.Identifier(self._place.database).as_string()} TO {user};"
                         f" ALTER TABLE {table} OWNER TO {user};")
             )  # fmt: skip
+        if kind == "p":
+            found.append(
+                Finding(f"{table} is partitioned: rows that go with a partition which is dropped or detached are not in"
+                        " the log; rebuild after that.", False)
+            )  # fmt: skip
         generated = await self._ask(
             "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attgenerated <> ''", table
         )
@@ -226,7 +249,8 @@ class PostgresReader:
 
     async def count(self) -> int:
         """Count the rows."""
-        ((number,),) = await self._ask(sql.SQL("SELECT count(*) FROM {}").format(self._name))
+        cursor = await self._run(sql.SQL("SELECT count(*) FROM {}").format(self._name), bound=LONG)
+        ((number,),) = await cursor.fetchall()
         return int(number)
 
     async def begin(self) -> str:
@@ -281,11 +305,7 @@ class PostgresReader:
             else:
                 query = base + sql.SQL(" WHERE ({}) > ({})").format(order, bounds) + end
                 given = (*last, size)  # type: ignore[assignment]
-            try:
-                cursor = await (await self._db()).execute(query, given)
-            except psycopg.Error as fault:
-                raise _translated(fault) from fault
-            result = cursor.pgresult
+            result = (await self._run(query, *given, bound=LONG)).pgresult
             assert result is not None  # noqa: S101 - a SELECT that did not raise has a result
             rows, total = [], 0
             for number in range(result.ntuples):
@@ -316,11 +336,7 @@ class PostgresReader:
         query = sql.SQL("SELECT {} FROM {} TABLESAMPLE BERNOULLI (%s) LIMIT %s").format(
             sql.SQL(", ").join(sql.Identifier(column.name) for column in wanted), self._name
         )
-        try:
-            cursor = await (await self._db()).execute(query, (share, rows))
-        except psycopg.Error as fault:
-            raise _translated(fault) from fault
-        result = cursor.pgresult
+        result = (await self._run(query, share, rows, bound=LONG)).pgresult
         assert result is not None  # noqa: S101 - as above
         found: list[Row] = []
         for number in range(result.ntuples):
@@ -340,6 +356,7 @@ class PostgresReader:
             await self._ask("SELECT txid_current()")
         types = dict(await self._ask("SELECT oid::int8, typname FROM pg_type"))
         self._confirmed = lsn(position)
+        await self._free_slot()
         self._stream = await self._connect(replication=True)
         try:
             await self._stream.execute(
@@ -352,38 +369,43 @@ class PostgresReader:
         except psycopg.Error as fault:
             raise _translated(fault) from fault
         self._feeder = asyncio.create_task(self._feed(self._stream), name=f"feedback of {self.slot}")
-        tables = _Tables(types, (self._schema, self._table), self._needed)
+        tables = Tables(types, (self._schema, self._table), self._needed)
         changes: list[Change] = []
         size, inside, said = 0, False, position
         committed: datetime | None = None
-        async with aclosing(self._messages(self._stream)) as messages:
-            async for data in messages:
-                if data[:1] == b"k":
-                    end, _clock, _reply = struct.unpack_from("!QqB", data, 1)
-                    if not inside and end > lsn(said):
-                        said = lsn_text(end)
-                        yield Part(position=said)
-                    continue
-                message = pgoutput.parse(data[25:])
-                size += len(data)
-                if isinstance(message, pgoutput.Begin):
-                    inside, committed, size = True, message.committed, 0
-                elif isinstance(message, pgoutput.Commit):
-                    inside, said = False, lsn_text(message.end)
-                    yield Part(changes, said, size, committed)
-                    changes, size = [], 0
-                elif message is not None:
-                    changes.extend(tables.changes(message))
-                    if len(changes) >= PART_CHANGES or size >= PART_BYTES:
-                        yield Part(changes, None, size, committed)
+        async with aclosing(self._messages(self._stream)) as groups:
+            async for group in groups:
+                for data in group:
+                    if data[0] == 0x6B:  # k
+                        end, _clock, _reply = struct.unpack_from("!QqB", data, 1)
+                        if not inside and end > lsn(said):
+                            said = lsn_text(end)
+                            yield Part(position=said)
+                        continue
+                    message = pgoutput.parse(data[25:])
+                    size += len(data)
+                    if isinstance(message, pgoutput.Begin):
+                        inside, committed, size = True, message.committed, 0
+                    elif isinstance(message, pgoutput.Commit):
+                        inside, said = False, lsn_text(message.end)
+                        yield Part(changes, said, size, committed)
                         changes, size = [], 0
+                    elif message is not None:
+                        changes.extend(tables.changes(message))
+                        if tables.altered:
+                            yield Part(changes, None, size, committed, altered=True)
+                            changes, size, tables.altered = [], 0, False
+                        if len(changes) >= PART_CHANGES or size >= PART_BYTES:
+                            yield Part(changes, None, size, committed)
+                            changes, size = [], 0
 
-    async def _messages(self, connection: psycopg.AsyncConnection[Any]) -> AsyncGenerator[bytes, None]:
-        """Give what the server sends, message by message."""
+    async def _messages(self, connection: psycopg.AsyncConnection[Any]) -> AsyncGenerator[list[bytes], None]:
+        """Give what the server sends, a few messages at once."""
         pg, loop = connection.pgconn, asyncio.get_running_loop()
         readable = asyncio.Event()
         loop.add_reader(pg.socket, readable.set)
-        heard, turns = time.monotonic(), 0
+        heard = time.monotonic()
+        group: list[bytes] = []
         try:
             while True:
                 try:
@@ -391,12 +413,13 @@ class PostgresReader:
                 except psycopg.OperationalError as fault:
                     raise _translated(fault) from fault
                 if count > 0:
+                    group.append(bytes(data))
+                if group and (count <= 0 or count > GROUP_BYTES or len(group) >= GROUP):
                     heard = time.monotonic()
-                    yield bytes(data)
-                    turns += 1
-                    if turns % 256 == 0:
-                        await asyncio.sleep(0)
-                elif count == 0:
+                    yield group
+                    group = []
+                    await asyncio.sleep(0)
+                if count == 0:
                     readable.clear()
                     with suppress(TimeoutError):
                         async with asyncio.timeout(FEEDBACK):
@@ -407,7 +430,7 @@ class PostgresReader:
                         pg.consume_input()
                     except psycopg.OperationalError as fault:
                         raise _translated(fault) from fault
-                else:
+                elif count < 0:
                     result = pg.get_result()
                     text = result.error_message.decode(errors="replace") if result else ""
                     if result and result.error_message and b"requested WAL" in result.error_message:
@@ -465,17 +488,21 @@ class PostgresReader:
         """Compare two positions."""
         return lsn(position) >= lsn(goal)
 
+    async def _free_slot(self) -> None:
+        """End whoever still reads our slot: a link of ours that broke without the server's noticing, or a node whose
+        lease is over."""
+        for _ in range(50):
+            active = await self._ask(
+                "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s AND active",
+                self.slot,
+            )
+            if not active:
+                return
+            await asyncio.sleep(0.1)
+
     async def end(self) -> None:
         """Remove the slot and the publication, ending whoever still reads the slot."""
-        await self._do(
-            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s AND active",
-            self.slot,
-        )
-        for _ in range(50):
-            active = await self._ask("SELECT active FROM pg_replication_slots WHERE slot_name = %s", self.slot)
-            if not active or not active[0][0]:
-                break
-            await asyncio.sleep(0.1)
+        await self._free_slot()
         await self._do(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", self.slot
         )
@@ -492,67 +519,6 @@ class PostgresReader:
             if connection is not None:
                 await connection.close()
         self._stream = self._plain = None
-
-
-class _Tables:
-    """Turns messages into changes of our table, by the newest description of it in the stream."""
-
-    def __init__(self, types: dict[int, str], table: tuple[str, str], needed: frozenset[str] | None) -> None:
-        self._types = types
-        self._table = table
-        self._needed = needed
-        self._oid = 0
-        self._columns: tuple[tuple[int, str, pgvalues.Decoder, bool], ...] = ()
-
-    def changes(self, message: pgoutput.Message) -> Sequence[Change]:
-        if isinstance(message, pgoutput.Relation):
-            if (message.schema, message.name) == self._table:
-                self._learn(message)
-        elif isinstance(message, pgoutput.Truncate):
-            return (Emptied(),) if self._oid in message.oids else ()
-        elif isinstance(message, pgoutput.Insert) and message.oid == self._oid:
-            return (Put(self._row(message.new)),)
-        elif isinstance(message, pgoutput.Update) and message.oid == self._oid:
-            return (self._update(message),)
-        elif isinstance(message, pgoutput.Delete) and message.oid == self._oid:
-            return (Removed(self._row(message.old)),)
-        return ()
-
-    def _learn(self, relation: pgoutput.Relation) -> None:
-        there = {name for name, _type, _key in relation.columns}
-        missing = sorted((self._needed or frozenset()) - there)
-        if missing:
-            raise Refused(
-                f"the column {missing[0]!r} is no longer in the log of {relation.schema}.{relation.name}.",
-                hint="change the mapping and rebuild; the index stays as it is until then",
-            )
-        self._oid = relation.oid
-        self._columns = tuple(
-            (place, name, pgvalues.decoder(self._types.get(type_, "text")), key)
-            for place, (name, type_, key) in enumerate(relation.columns)
-            if self._needed is None or name in self._needed
-        )
-
-    def _row(self, cells: pgoutput.Cells) -> dict[str, Any]:
-        row: dict[str, Any] = {}
-        for place, name, decode, _key in self._columns:
-            cell = cells[place]
-            if cell is False:
-                row[name] = UNCHANGED
-            else:
-                row[name] = decode(cell.decode()) if isinstance(cell, bytes) else None
-        return row
-
-    def _update(self, message: pgoutput.Update) -> Put:
-        new = self._row(message.new)
-        if message.old is None:
-            return Put(new)
-        old = self._row(message.old)
-        if message.whole:
-            for name, value in new.items():
-                if value is UNCHANGED:
-                    new[name] = old[name]
-        return Put(new, old)
 
 
 def _text(raw: bytes | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -15,24 +14,16 @@ from litestar.plugins.htmx import HTMXRequest
 from sqlmodel import select
 
 from opsdeck.api import Deck, utcnow
-from opsdeck_search_sync import health, ledger
-from opsdeck_search_sync.models import DeadLetter, Generation, Instance, Minute, Phase, Reading, Source, Sync, Wanted
-
-HOUR = 60
-
-
-@dataclass(frozen=True)
-class Line:
-    """A sync as the list shows it."""
-
-    sync: Sync
-    state: str
-    word: str
-    """A msgid of the plugin's catalogue."""
-    live: Generation | None
-    building: Generation | None
-    reading: Reading | None
-    dead: int
+from opsdeck_search_sync import ledger, standing
+from opsdeck_search_sync.models import (
+    DeadLetter,
+    Generation,
+    Instance,
+    Minute,
+    Reading,
+    Source,
+    Sync,
+)
 
 
 def _page(request: HTMXRequest, name: str, block: str, **context: Any) -> Response[Any]:
@@ -46,57 +37,20 @@ def _page(request: HTMXRequest, name: str, block: str, **context: Any) -> Respon
     )
 
 
-def line_of(sync: Sync, generations: list[Generation], reading: Reading | None, dead: int) -> Line:
-    """Put together what is known of a sync, its state first."""
-    live = next((one for one in generations if one.phase == Phase.LIVE), None)
-    building = next((one for one in generations if one.phase not in {Phase.LIVE, Phase.RETIRED}), None)
-    silent = reading is None or utcnow() - reading.at > health.SILENT
-    if sync.wanted == Wanted.GONE:
-        state, word = "running", "being dropped"
-    elif sync.problem:
-        state, word = "broken", "stands still"
-    elif sync.wanted == Wanted.PAUSED:
-        state, word = "attention", "paused" if generations else "not started"
-    elif silent:
-        state, word = "attention", "says nothing"
-    elif live is None:
-        state, word = "running", "first copy"
-    elif building is not None:
-        state, word = "running", "rebuilding"
-    elif dead:
-        state, word = "attention", "dead letters"
-    else:
-        state, word = "ok", "follows"
-    return Line(sync, state, word, live, building, reading, dead)
-
-
 @get("/")
 async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[Any]:
     """List the syncs, the databases they read and the Meilisearches they write to."""
     async with deck.db.read() as session:
-        syncs = (await session.exec(select(Sync).order_by(Sync.name))).all()
-        generations = (await session.exec(select(Generation))).all()
-        readings = {row.sync: row for row in (await session.exec(select(Reading))).all()}
         sources = (await session.exec(select(Source).order_by(Source.name))).all()
         instances = (await session.exec(select(Instance).order_by(Instance.name))).all()
-    dead = await ledger.dead_counts(deck.db)
-    lines = [
-        line_of(
-            sync,
-            [one for one in generations if one.sync == sync.name],
-            readings.get(sync.name),
-            dead.get(sync.name, 0),
-        )
-        for sync in syncs
-    ]
-    return _page(request, "syncs", "rows", lines=lines, sources=sources, instances=instances)
+    return _page(request, "syncs", "rows", lines=await standing.lines(deck.db), sources=sources, instances=instances)
 
 
 def per_minute(rows: tuple[Minute, ...]) -> list[float]:
     """Give the documents of each of the last sixty minutes, none where nothing happened."""
     now = utcnow().replace(second=0, microsecond=0)
     found = {row.minute: row.written + row.removed for row in rows}
-    return [float(found.get(now - timedelta(minutes=back), 0)) for back in range(HOUR - 1, -1, -1)]
+    return [float(found.get(now - timedelta(minutes=back), 0)) for back in range(standing.HOUR - 1, -1, -1)]
 
 
 def differs(live: Generation, sync: Sync) -> bool:
@@ -117,14 +71,14 @@ async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[
         reading = await session.get(Reading, name)
     letters: tuple[DeadLetter, ...] = await ledger.dead(deck.db, name, limit=50)
     counts = (await ledger.dead_counts(deck.db)).get(name, 0)
-    minutes = await ledger.minutes(deck.db, name, utcnow() - timedelta(minutes=HOUR))
+    minutes = await standing.last_hour(deck.db, name)
     written, removed = sum(row.written for row in minutes), sum(row.removed for row in minutes)
     stale = whole.live is not None and differs(whole.live, whole.sync)
     return _page(
         request,
         "sync",
         "state",
-        line=line_of(whole.sync, list(whole.generations), reading, counts),
+        line=standing.line_of(whole.sync, list(whole.generations), reading, counts),
         whole=whole,
         letters=letters,
         minutes=per_minute(minutes),

@@ -295,6 +295,7 @@ async def test_a_host_that_moved_is_reached_at_its_new_place(deck: Any, hosts: A
 
 async def test_times_in_the_log_are_aware(deck: Any) -> None:
     run = attendance(deck, "svc", "sync")
+    assert run.home == deck.settings.home
     run.log("x")
     assert run.diary.said[0].at.tzinfo is UTC
     assert run.diary.said[0].at <= datetime.now(UTC)
