@@ -6,7 +6,7 @@ import ipaddress
 import re
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from sqlalchemy import delete
 from sqlmodel import col, select
 
@@ -31,7 +31,7 @@ from opsdeck.api import (
 from opsdeck_cdn import book, naming
 from opsdeck_cdn.models import DebtRow, EdgeRow, FaultRow, NameRow, SiteRow
 from opsdeck_cdn.places import find, place
-from opsdeck_cdn.sites import DEFAULT_RULES, Origin, Rule, domain, slug
+from opsdeck_cdn.sites import DEFAULT_RULES, Origin, Rule, address, domain, slug
 
 
 class _Given(BaseModel):
@@ -219,17 +219,16 @@ class EdgeParams(_Given):
             place(value)
         return value or None
 
-    @model_validator(mode="after")
-    def _addresses(self) -> EdgeParams:
-        for text, version in ((self.v4, 4), (self.v6, 6)):
-            if text:
-                try:
-                    found = ipaddress.ip_address(text)
-                except ValueError:
-                    raise ValueError(f"{text!r} is no IP address") from None
-                if found.version != version:
-                    raise ValueError(f"{text} is no IPv{version} address")
-        return self
+    @field_validator("v4", "v6")
+    @classmethod
+    @as_value_error()
+    def _addresses(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if not value:
+            return value
+        found = address(value, str(info.field_name))
+        if info.field_name != f"v{ipaddress.ip_address(found).version}":
+            raise ValueError(f"{value} is no IP{info.field_name} address")
+        return found
 
 
 async def _edge(run: JobRun, params: EdgeParams) -> Receipt:

@@ -107,6 +107,11 @@ async def test_an_edge_is_placed_by_its_region(deck):
     assert "places of edges" not in await said(deck)
     with pytest.raises(Invalid, match="no city that is known here"):
         await do(deck, "edge", host="e4", region="atlantis")
+    for wrong in ({"v6": "fe80::1%eth0"}, {"v6": "192.0.2.4"}, {"v4": "2001:db8::1"}, {"v4": "e4.test"}):
+        with pytest.raises(Invalid, match="is no"):
+            await do(deck, "edge", host="e4", **wrong)
+    await do(deck, "edge", host="e4", v6="2001:DB8::0:1")
+    assert (await book.load(deck.db)).edge("e4").v6 == "2001:db8::1"
     job = await deck.jobs.run(Submission("cdn", "edge", {"host": "e4", "v4": "192.0.2.3"}), BOSS)
     assert "192.0.2.3 is the address of the edge e3" in job.error
 
