@@ -50,6 +50,19 @@ def test_only_what_was_checked_comes_into_nginx():
     text = generation([site()], SETUP, EDGE).files["nginx.conf"].decode()
     assert text.count("{") == text.count("}")
     assert "o.test" not in text
+    # `off` would be the word of nginx for no cache at all.
+    assert "proxy_cache off;" not in generation([site(name="off")], SETUP, EDGE).files["nginx.conf"].decode()
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [("/2000", True), ("/2001", False), ("bytes 0-999/2000/1000", True), ("bytes 0-999/2001/1000", False),
+     ("bytes 2000-2000/2001/1", False), ("/", True), ("bytes 0-9/*/10", True)],
+)  # fmt: skip
+def test_the_size_that_counts_is_that_of_the_whole(told, kept):
+    text = generation([site("static /a/* big max=2kB")], SETUP, EDGE).files["nginx.conf"].decode()
+    (pattern,) = re.findall(r'content_length" \$cdn_big_blog_0 \{ default 0; "~([^"]*)" 1; \}', text)
+    assert bool(re.search(pattern, told)) is not kept
 
 
 def routes(rules: tuple[str, ...] = RULES) -> dict:
