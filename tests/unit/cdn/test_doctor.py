@@ -118,6 +118,7 @@ async def test_an_edge_is_placed_by_its_region(deck):
 
 async def test_who_may_be_named(deck):
     model = await book.load(deck.db)
+    assert model.new_names == {"a.test"}
     assert naming.up(model) == frozenset()
     assert naming.up(model, "e1") == {"e1"}
     for host in ("e1", "e2"):
