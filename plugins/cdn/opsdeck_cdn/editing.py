@@ -29,9 +29,9 @@ from opsdeck.api import (
     utcnow,
 )
 from opsdeck_cdn import book, naming
-from opsdeck_cdn.models import DebtRow, EdgeRow, FaultRow, NameRow, SiteRow
+from opsdeck_cdn.models import DebtRow, EdgeRow, FaultRow, NameRow, SetupRow, SiteRow
 from opsdeck_cdn.places import find, place
-from opsdeck_cdn.sites import DEFAULT_RULES, Origin, Rule, address, domain, slug
+from opsdeck_cdn.sites import DEFAULT_RULES, Origin, Rule, address, domain, outside_servers, slug
 
 
 class _Given(BaseModel):
@@ -127,6 +127,8 @@ async def _site(run: JobRun, params: SiteParams) -> Receipt:
             setattr(row, key, value)
         row.changed = utcnow()
         book.site_of(row)
+        setup = (await session.exec(select(SetupRow))).first()
+        outside_servers(row.names, setup.zone if setup else "")
         taken = (await session.exec(select(NameRow).where(col(NameRow.name).in_(row.names)))).all()
         for name in taken:
             if name.site != row.name:

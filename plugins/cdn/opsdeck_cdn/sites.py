@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -50,6 +51,14 @@ def domain(text: str, field: str = "names") -> str:
         hint = "wildcards are not served" if "*" in name else "write it as www.example.com"
         raise Invalid(f"{text!r} is no domain name.", field=field, hint=hint)
     return name
+
+
+def outside_servers(names: Iterable[str], zone: str) -> None:
+    """Raise `Invalid` for a site's name that is a name server's in the zone: `ns1` and so on are made there."""
+    for name in names:
+        label, _, rest = name.partition(".")
+        if zone and rest == zone and re.fullmatch(r"ns\d+", label):
+            raise Invalid(f"{name} is the name of a name server of {zone}.", field="names", hint="choose another name")
 
 
 @dataclass(frozen=True)

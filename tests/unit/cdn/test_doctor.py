@@ -159,6 +159,18 @@ async def test_the_card_of_a_host_and_the_sums_of_a_day(deck):
     assert (found.by_hour[-1], found.hits_by_hour[-1], found.hits_by_hour[0]) == (11.0, 0.75, None)
 
 
+async def test_the_names_of_name_servers_are_theirs(deck):
+    job = await deck.jobs.run(Submission("cdn", "setup", {"zone": "cdn.test"}), BOSS)
+    assert job.state == "succeeded"
+    job = await deck.jobs.run(Submission("cdn", "site", {"name": "s", "names": ["a.test", "ns2.cdn.test"]}), BOSS)
+    assert "ns2.cdn.test is the name of a name server" in job.error
+    await do(deck, "site", name="s", names=["a.test", "ns2.other.test"])
+    job = await deck.jobs.run(Submission("cdn", "setup", {"zone": "other.test"}), BOSS)
+    assert "ns2.other.test is the name of a name server" in job.error
+    model = await book.load(deck.db)
+    assert (model.sites[0].names, model.setup.zone) == (("a.test", "ns2.other.test"), "cdn.test")
+
+
 async def test_a_site_that_goes_takes_its_names_with_it(deck):
     await do(deck, "remove_site", name="s")
     await do(deck, "site", name="t", names=["a.test"], origins=["http://192.0.2.9"])

@@ -130,6 +130,9 @@ def test_the_zone_names_sites_and_servers():
     assert "www 30 DYNA" in text
     assert "@ 30 DYNA" in text
     assert "other" not in text
+    twice = gdnsd.zone([site(), site(name="b", names=("blog.cdn.test",))], SETUP, [("ns1", "192.0.2.9")],
+                       edges=[EDGE], geoip=True).decode()  # fmt: skip
+    assert twice.count("blog 30 DYNA") == 1
     assert "DYNA" not in gdnsd.zone([site()], SETUP, [("ns1", "192.0.2.9")], edges=[], geoip=True).decode()
 
 
