@@ -39,6 +39,12 @@ class Model:
     servers: tuple[NameServerRow, ...]
     geoip: Geoip
 
+    @property
+    def new_names(self) -> frozenset[str]:
+        """Give the names of sites for which no edge ever had a certificate."""
+        known = {name for row in self.rows.values() for name in row.certificates}
+        return frozenset(name for site in self.sites for name in site.names) - known
+
     def edge(self, host: str) -> Edge:
         """Find an edge. Raises `NotFound`."""
         for edge in self.edges:

@@ -150,8 +150,9 @@ class _Work:
             else:
                 await edgehost.switch(step, self.staged[host], made, restart=host in self.restart)
             await proof.alive(edge, made.id)
-            if not any(other.admitted for other in self.model.edges) and host not in self.named:
-                # The CA must find somebody at the names; while nobody serves yet, that is this edge.
+            alone = not any(other.admitted for other in self.model.edges) and host not in self.named
+            if alone or (self.model.new_names and not self.named):
+                # The CA must find somebody at the names: this edge while nobody serves yet, else whoever does.
                 self.named.add(host)
                 await naming.announce(step.job, also=host)
             settled = await purging.settle(step)

@@ -6,7 +6,7 @@ import ipaddress
 import re
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from sqlalchemy import delete
 from sqlmodel import col, select
 
@@ -29,9 +29,9 @@ from opsdeck.api import (
     utcnow,
 )
 from opsdeck_cdn import book, naming
-from opsdeck_cdn.models import DebtRow, EdgeRow, FaultRow, NameRow, SiteRow
+from opsdeck_cdn.models import DebtRow, EdgeRow, FaultRow, NameRow, SetupRow, SiteRow
 from opsdeck_cdn.places import find, place
-from opsdeck_cdn.sites import DEFAULT_RULES, Origin, Rule, domain, slug
+from opsdeck_cdn.sites import DEFAULT_RULES, Origin, Rule, address, domain, outside_servers, slug
 
 
 class _Given(BaseModel):
@@ -127,6 +127,8 @@ async def _site(run: JobRun, params: SiteParams) -> Receipt:
             setattr(row, key, value)
         row.changed = utcnow()
         book.site_of(row)
+        setup = (await session.exec(select(SetupRow))).first()
+        outside_servers(row.names, setup.zone if setup else "")
         taken = (await session.exec(select(NameRow).where(col(NameRow.name).in_(row.names)))).all()
         for name in taken:
             if name.site != row.name:
@@ -219,17 +221,16 @@ class EdgeParams(_Given):
             place(value)
         return value or None
 
-    @model_validator(mode="after")
-    def _addresses(self) -> EdgeParams:
-        for text, version in ((self.v4, 4), (self.v6, 6)):
-            if text:
-                try:
-                    found = ipaddress.ip_address(text)
-                except ValueError:
-                    raise ValueError(f"{text!r} is no IP address") from None
-                if found.version != version:
-                    raise ValueError(f"{text} is no IPv{version} address")
-        return self
+    @field_validator("v4", "v6")
+    @classmethod
+    @as_value_error()
+    def _addresses(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if not value:
+            return value
+        found = address(value, str(info.field_name))
+        if info.field_name != f"v{ipaddress.ip_address(found).version}":
+            raise ValueError(f"{value} is no IP{info.field_name} address")
+        return found
 
 
 async def _edge(run: JobRun, params: EdgeParams) -> Receipt:

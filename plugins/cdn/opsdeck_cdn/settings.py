@@ -12,7 +12,7 @@ from opsdeck.api import Action, JobRun, Multiline, Receipt, Targets, as_value_er
 from opsdeck_cdn import book
 from opsdeck_cdn.caddy import check_version
 from opsdeck_cdn.models import SetupRow
-from opsdeck_cdn.sites import address, domain
+from opsdeck_cdn.sites import address, domain, outside_servers
 
 
 class SetupParams(BaseModel):
@@ -78,7 +78,8 @@ class SetupParams(BaseModel):
 
 
 async def _setup(run: JobRun, params: SetupParams) -> Receipt:
-    await book.load(run.db)
+    model = await book.load(run.db)
+    outside_servers([name for site in model.sites for name in site.names], params.zone or "")
     given = {key: value for key, value in params.model_dump().items() if value is not None}
     async with run.db.write() as session:
         row = (await session.exec(select(SetupRow))).one()

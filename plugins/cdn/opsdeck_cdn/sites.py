@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -29,7 +30,7 @@ _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _LENGTH = re.compile(r"(\d{1,9})(s|m|h|d)")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 MOST_TTL = 3650 * 86400
-_SIZE = re.compile(r"(\d{1,9})(kB|MB|GB)")
+_SIZE = re.compile(r"([1-9]\d{0,8})(kB|MB|GB)")
 _BYTES = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 
 HEALTH_HOST = "opsdeck-cdn.invalid"
@@ -50,6 +51,14 @@ def domain(text: str, field: str = "names") -> str:
         hint = "wildcards are not served" if "*" in name else "write it as www.example.com"
         raise Invalid(f"{text!r} is no domain name.", field=field, hint=hint)
     return name
+
+
+def outside_servers(names: Iterable[str], zone: str) -> None:
+    """Raise `Invalid` for a site's name that is a name server's in the zone: `ns1` and so on are made there."""
+    for name in names:
+        label, _, rest = name.partition(".")
+        if zone and rest == zone and re.fullmatch(r"ns\d+", label):
+            raise Invalid(f"{name} is the name of a name server of {zone}.", field="names", hint="choose another name")
 
 
 @dataclass(frozen=True)
@@ -108,7 +117,7 @@ class Origin:
                 f"the origin {text!r} has a path.", field="origins", hint="leave it off: paths go through as they are"
             )
         if not _HOST.fullmatch(host):
-            address(host, "origins")
+            host = address(host, "origins")
         tls = parts.scheme == "https"
         return cls(host, port or (443 if tls else 80), tls)
 
@@ -123,8 +132,10 @@ class Origin:
 
 
 def address(text: str, field: str) -> str:
-    """Give an IP address in its usual form. Raises `Invalid`."""
+    """Give an IP address in its usual form, which an address of one link only is not. Raises `Invalid`."""
     try:
+        if "%" in text:
+            raise ValueError(text)
         return str(ipaddress.ip_address(text))
     except ValueError:
         raise Invalid(f"{text!r} is no address.", field=field, hint="an IP address, or a host name") from None
@@ -199,7 +210,7 @@ class Rule:
             ttl,
             query,
             arguments,
-            _tokens(text, given.get("cookie", "")),
+            _tokens(text, given["cookie"]) if "cookie" in given else (),
             _measure(text, given["max"], _SIZE, _BYTES, "max=500kB, 100MB or 2GB") if "max" in given else 0,
             "big" in given,
         )
@@ -222,7 +233,7 @@ def _query(text: str, value: str) -> tuple[Policy, tuple[str, ...]]:
 
 
 def _tokens(text: str, value: str) -> tuple[str, ...]:
-    names = tuple(name for name in value.split(",") if name)
+    names = tuple(value.split(","))
     for name in names:
         if not _TOKEN.fullmatch(name):
             raise _bad(text, f"{name!r} is no name")

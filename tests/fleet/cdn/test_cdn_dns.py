@@ -169,3 +169,15 @@ async def test_a_name_server_that_refuses_the_zones_keeps_what_it_has(named: Any
         host.execute(["rm", "/etc/gdnsd/zones/by-hand.test"])
         await cdn.good("remove_site", name="second")
         await cdn.good("dns")
+
+
+async def test_a_site_that_comes_later_gets_its_certificate_through_any_edge(named: Any) -> None:
+    cdn = named
+    cdn.pebble.point("later.cdn.test", cdn.fleet.host("cdn-e3").address)
+    await cdn.good("site", name="later", names=["later.cdn.test"], origins=[cdn.origin.url])
+    try:
+        _, steps = await cdn.good("deploy", edges=["cdn-e1"], certificate_wait=20)
+        assert "later.cdn.test" in steps["cdn-e1"].receipt["probe"]["certificates"]
+    finally:
+        await cdn.good("remove_site", name="later")
+        await cdn.good("deploy")

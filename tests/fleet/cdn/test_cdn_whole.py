@@ -78,6 +78,10 @@ async def test_bare_hosts_become_a_cdn_that_outlives_an_edge(bare: Any, city_fil
             assert "www.cdn.test" in step["receipt"]["probe"]["certificates"]
     for client, edge in REGIONS.items():
         assert await visit(cdn, client) == edge
+    # A site that comes later: the CA is led to edges that do not have it yet.
+    await cdn.good("site", name="shop", names=["shop.cdn.test"], origins=[cdn.origin.url])
+    _, steps = await cdn.good("deploy")
+    assert all("shop.cdn.test" in steps[edge].receipt["probe"]["certificates"] for edge in REGIONS.values())
     stop = asyncio.Event()
     work = asyncio.create_task(cdn.deck.services.serve(stop))
     try:

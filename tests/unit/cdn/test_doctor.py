@@ -134,12 +134,18 @@ async def test_an_edge_is_placed_by_its_region(deck):
     assert "places of edges" not in await said(deck)
     with pytest.raises(Invalid, match="no city that is known here"):
         await do(deck, "edge", host="e4", region="atlantis")
+    for wrong in ({"v6": "fe80::1%eth0"}, {"v6": "192.0.2.4"}, {"v4": "2001:db8::1"}, {"v4": "e4.test"}):
+        with pytest.raises(Invalid, match="is no"):
+            await do(deck, "edge", host="e4", **wrong)
+    await do(deck, "edge", host="e4", v6="2001:DB8::0:1")
+    assert (await book.load(deck.db)).edge("e4").v6 == "2001:db8::1"
     job = await deck.jobs.run(Submission("cdn", "edge", {"host": "e4", "v4": "192.0.2.3"}), BOSS)
     assert "192.0.2.3 is the address of the edge e3" in job.error
 
 
 async def test_who_may_be_named(deck):
     model = await book.load(deck.db)
+    assert model.new_names == {"a.test"}
     assert naming.up(model) == frozenset()
     assert naming.up(model, "e1") == {"e1"}
     for host in ("e1", "e2"):
@@ -178,6 +184,18 @@ async def test_the_card_of_a_host_and_the_sums_of_a_day(deck):
     found = await sight.traffic(deck.db, site="s")
     assert (found.requests, found.bytes, found.hit_ratio, found.faults) == (11, 30, 0.75, 3)
     assert (found.by_hour[-1], found.hits_by_hour[-1], found.hits_by_hour[0]) == (11.0, 0.75, None)
+
+
+async def test_the_names_of_name_servers_are_theirs(deck):
+    job = await deck.jobs.run(Submission("cdn", "setup", {"zone": "cdn.test"}), BOSS)
+    assert job.state == "succeeded"
+    job = await deck.jobs.run(Submission("cdn", "site", {"name": "s", "names": ["a.test", "ns2.cdn.test"]}), BOSS)
+    assert "ns2.cdn.test is the name of a name server" in job.error
+    await do(deck, "site", name="s", names=["a.test", "ns2.other.test"])
+    job = await deck.jobs.run(Submission("cdn", "setup", {"zone": "other.test"}), BOSS)
+    assert "ns2.other.test is the name of a name server" in job.error
+    model = await book.load(deck.db)
+    assert (model.sites[0].names, model.setup.zone) == (("a.test", "ns2.other.test"), "cdn.test")
 
 
 async def test_a_site_that_goes_takes_its_names_with_it(deck):

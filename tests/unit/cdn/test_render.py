@@ -50,6 +50,19 @@ def test_only_what_was_checked_comes_into_nginx():
     text = generation([site()], SETUP, EDGE).files["nginx.conf"].decode()
     assert text.count("{") == text.count("}")
     assert "o.test" not in text
+    # `off` would be the word of nginx for no cache at all.
+    assert "proxy_cache off;" not in generation([site(name="off")], SETUP, EDGE).files["nginx.conf"].decode()
+
+
+@pytest.mark.parametrize(
+    ("told", "kept"),
+    [("/2000", True), ("/2001", False), ("bytes 0-999/2000/1000", True), ("bytes 0-999/2001/1000", False),
+     ("bytes 2000-2000/2001/1", False), ("/", True), ("bytes 0-9/*/10", True)],
+)  # fmt: skip
+def test_the_size_that_counts_is_that_of_the_whole(told, kept):
+    text = generation([site("static /a/* big max=2kB")], SETUP, EDGE).files["nginx.conf"].decode()
+    (pattern,) = re.findall(r'content_length" \$cdn_big_blog_0 \{ default 0; "~([^"]*)" 1; \}', text)
+    assert bool(re.search(pattern, told)) is not kept
 
 
 def routes(rules: tuple[str, ...] = RULES) -> dict:
@@ -83,9 +96,11 @@ def test_each_origin_gets_the_patience_of_its_site():
 
 def test_certificates_can_be_answered_for_by_any_edge():
     tls = json.loads(generation([site()], SETUP, EDGE).files["caddy.json"])["apps"]["tls"]
-    (policy,) = tls["automation"]["policies"]
-    assert policy["issuers"][0]["challenges"] == {"distributed": False, "tls-alpn": {"disabled": True}}
-    assert policy["subjects"] == ["www.blog.test", "blog.test"]
+    own, others = tls["automation"]["policies"]
+    assert own["issuers"][0]["challenges"] == {"distributed": False, "tls-alpn": {"disabled": True}}
+    assert own["subjects"] == ["www.blog.test", "blog.test"]
+    # Nor does it matter whether the edge has the name already: a new site comes to one edge first.
+    assert others == {"issuers": own["issuers"]}
 
 
 def test_without_a_site_an_edge_refuses_all():
@@ -115,6 +130,9 @@ def test_the_zone_names_sites_and_servers():
     assert "www 30 DYNA" in text
     assert "@ 30 DYNA" in text
     assert "other" not in text
+    twice = gdnsd.zone([site(), site(name="b", names=("blog.cdn.test",))], SETUP, [("ns1", "192.0.2.9")],
+                       edges=[EDGE], geoip=True).decode()  # fmt: skip
+    assert twice.count("blog 30 DYNA") == 1
     assert "DYNA" not in gdnsd.zone([site()], SETUP, [("ns1", "192.0.2.9")], edges=[], geoip=True).decode()
 
 

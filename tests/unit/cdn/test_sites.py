@@ -17,6 +17,7 @@ from opsdeck.errors import Invalid
         ("http://Origin.Example.com:8080/", "origin.example.com:8080", False),
         ("http://192.0.2.1", "192.0.2.1:80", False),
         ("https://[2001:db8::1]:8443", "[2001:db8::1]:8443", True),
+        ("https://[2001:DB8::0:1]", "[2001:db8::1]:443", True),
     ],
 )
 def test_origins(text, dial, tls):
@@ -27,7 +28,7 @@ def test_origins(text, dial, tls):
 
 NO_ORIGINS = """
     origin ftp://x.test http:// http://x.test/path http://u:p@x.test http://x.test:99999 http://x.test?q=1 http://${jndi}
-    http://x;y http://*.x.test
+    http://x;y http://*.x.test http://[fe80::1%{env.HOME}]
 """
 
 
@@ -68,6 +69,8 @@ def test_rules():
         ("static /a method=BREW", "methods are"),
         ("static /a speed=9", "says nothing here"),
         ("static /a cookie=a;b", "is no name"),
+        ("static /a cookie=,", "is no name"),
+        ("static /a max=0kB", "max=500kB"),
         ("dynamic /a ttl=1h", "for static rules"),
         ("static /a host=x", "is no domain name"),
     ],

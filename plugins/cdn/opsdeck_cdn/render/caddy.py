@@ -67,7 +67,11 @@ def render(sites: Sequence[Site], setup: Setup, *, edge: Edge, generation: str) 
         "apps": {"http": {"grace_period": "10s", "servers": servers}},
     }
     if names:
-        config["apps"]["tls"] = {"automation": {"policies": [{"subjects": names, "issuers": [_issuer(setup)]}]}}
+        issuers = [_issuer(setup)]
+        # The second is for names that this edge does not have yet: while a new site comes to the first edge, the CA
+        # may ask any other one.
+        policies = [{"subjects": names, "issuers": issuers}, {"issuers": issuers}]
+        config["apps"]["tls"] = {"automation": {"policies": policies}}
     return (json.dumps(config, indent=1, sort_keys=True) + "\n").encode()
 
 

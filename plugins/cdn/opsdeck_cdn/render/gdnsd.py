@@ -96,13 +96,15 @@ def zone(
         *(f"{label} 3600 A {address}" for label, address in servers),
     ]
     if edges:
+        labels: list[str] = []
         for site in sites:
             own = [served for served in site.names if served == setup.zone or served.endswith(f".{setup.zone}")]
-            labels = [
+            labels += [
                 site.name,
                 *("@" if served == setup.zone else served.removesuffix(f".{setup.zone}") for served in own),
             ]
-            lines += [f"{label} {setup.ttl} DYNA {plugin}!{RESOURCE}" for label in dict.fromkeys(labels)]
+        # A site may have the short name of another in one of its names: all lead to the same edges.
+        lines += [f"{label} {setup.ttl} DYNA {plugin}!{RESOURCE}" for label in dict.fromkeys(labels)]
     return ("\n".join(lines) + "\n").encode()
 
 

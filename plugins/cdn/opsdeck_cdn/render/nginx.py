@@ -44,7 +44,7 @@ def over(limit: int) -> str:
         if digit != "9":
             rest = len(digits) - place - 1
             parts.append(f"{digits[:place]}[{int(digit) + 1}-9]" + (f"[0-9]{{{rest}}}" if rest else ""))
-    return f"^(?:{'|'.join(parts)})$"
+    return f"(?:{'|'.join(parts)})"
 
 
 def render(sites: Sequence[Site], *, generation: str, quota_percent: int = 100) -> bytes:
@@ -87,7 +87,7 @@ def render(sites: Sequence[Site], *, generation: str, quota_percent: int = 100) 
             megabytes = max(16, site.quota_mb * quota_percent // 100)
             lines.append(
                 f"  proxy_cache_path {layout.cache_folder(text(site.name))} levels=1:2 use_temp_path=off"
-                f" keys_zone={site.name}:{min(64, max(2, megabytes // 128))}m"
+                f" keys_zone=site-{site.name}:{min(64, max(2, megabytes // 128))}m"
                 f" inactive=30d max_size={megabytes}m min_free=64m;"
             )
     lines += [
@@ -114,7 +114,9 @@ def _server(site: Site, place: int, rule: Rule) -> list[str]:
     variable = f"$cdn_big_{site.name.replace('-', '_')}_{place}"
     before = []
     if rule.max_bytes:
-        before = [f'  map $upstream_http_content_length {variable} {{ default 0; "~{over(rule.max_bytes)}" 1; }}']
+        # Of a slice, what its range says of the whole counts, and not its own length.
+        size = '"$upstream_http_content_range/$upstream_http_content_length"'
+        before = [f'  map {size} {variable} {{ default 0; "~^[^/]*/{over(rule.max_bytes)}(?:/|$)" 1; }}']
     target = _target(rule)
     # The front gives up on the origins first, and says so in its answer.
     longest = site.origin_timeout * len(site.origins) + 10
@@ -143,7 +145,7 @@ def _server(site: Site, place: int, rule: Rule) -> list[str]:
         '      proxy_set_header Accept-Encoding "";',
         "      proxy_connect_timeout 5s;",
         f"      proxy_read_timeout {longest}s;",
-        f"      proxy_cache {site.name};",
+        f"      proxy_cache site-{site.name};",
         f"      proxy_cache_key {key};",
         "      proxy_cache_methods GET HEAD;",
         "      proxy_cache_lock on;",
