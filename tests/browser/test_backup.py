@@ -66,6 +66,9 @@ def kept(console: Any) -> Any:
                        keep_daily=7),
                 Target(name="wiki", host="web2", remote="store:backups", store_secret="s3", recipients=["age1x"],
                        created=utcnow() - timedelta(days=2)),
+                Target(name="cluster", host="web1", kind="kubernetes", chart="bitnami-mysql", engine="mysql",
+                       namespace="shop", workload="db-mysql", remote="store:backups", store_secret="s3",
+                       recipients=["age1x"]),
             ):  # fmt: skip
                 await session.merge(row)
             for link in links:
@@ -99,6 +102,8 @@ def test_every_page_fits_and_speaks(kept: Any, open_tab: Callable[..., Any], loo
             "/p/backup/",
             "/p/backup/shop",
             "/p/backup/wiki",
+            "/p/backup/cluster",
+            "/p/backup/cluster/sidecar",
             "/actions/backup/target",
             "/actions/backup/restore?target=shop",
             "/p/backup/shop/restore",
@@ -107,7 +112,9 @@ def test_every_page_fits_and_speaks(kept: Any, open_tab: Callable[..., Any], loo
             answer = page.goto(path)
             assert answer.status == 200, path
             assert page.evaluate(BROADER) <= 0, f"{path} is broader than the window"
-            if look.endswith("zh") and path in PLACES:
+            if path.endswith("sidecar"):
+                assert "emptyDir" in page.inner_text("main")
+            elif look.endswith("zh") and path in PLACES:
                 assert "最新备份" in page.inner_text("main")
                 words = re.findall(
                     r"\b(Newest backup|Back up now|Restores in|proven|may go)\b", page.inner_text("main")
@@ -156,3 +163,16 @@ def test_what_is_kept_is_said_with_the_reason_and_a_store_that_is_away_is_named(
 def test_an_unknown_target_is_an_honest_404(admin: Any) -> None:
     answer = admin.goto("/p/backup/nothing")
     assert answer.status == 404
+
+
+def test_a_target_in_kubernetes_leads_to_its_sidecar_and_its_own_restore(kept: Any, admin: Any) -> None:
+    admin.goto("/p/backup/cluster")
+    assert "shop/db-mysql" in admin.inner_text("main")
+    admin.get_by_role("link", name="Sidecar").click()
+    admin.wait_for_url("**/p/backup/cluster/sidecar")
+    text = admin.inner_text("main")
+    assert "percona-xtrabackup" in text
+    assert "extraVolumes" in text
+    admin.goto("/actions/backup/restore_pod?target=cluster&into=cluster")
+    assert admin.locator("input[name=into]").input_value() == "cluster"
+    assert admin.goto("/p/backup/shop/sidecar").status == 403

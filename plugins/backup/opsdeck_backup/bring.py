@@ -14,14 +14,15 @@ from opsdeck_backup.manifests import Manifest
 from opsdeck_backup.stores import Store
 
 if TYPE_CHECKING:
-    from opsdeck.api import HostAccess, StepRun
+    from opsdeck.api import HostAccess
+    from opsdeck_backup.look import Place
 
 WORK = "/var/lib/opsdeck-backup"
 _ROOM = """mkdir -p "$1" && chmod 711 "$1" || exit 1
 df -Pm "$1" | tail -n 1
 sed -n 's/^MemAvailable: *//p' /proc/meminfo
 """
-_REMOVE = """case $1 in /var/lib/opsdeck-backup/?*) rm -rf -- "$1" ;; *) exit 1 ;; esac"""
+_REMOVE = """case $1 in /var/lib/opsdeck-backup/?* | */.opsdeck-restore/?*) rm -rf -- "$1" ;; *) exit 1 ;; esac"""
 SPARE = 1.1
 """Room asked for beyond the size of what is unpacked: logs, and files that the preparation makes."""
 
@@ -53,9 +54,9 @@ def needed(links: Sequence[Manifest]) -> int:
     return int(sum(link.result.raw for link in links) * SPARE) // (1 << 20) + 64
 
 
-async def room(host: HostAccess) -> Room:
-    """Look at what a host has left."""
-    return parse_room((await host.run(Script(_ROOM, (WORK,)), sudo=True, log=False, timeout=30)).stdout)
+async def room(host: HostAccess | Place, work: str = WORK) -> Room:
+    """Look at what a place has left for work."""
+    return parse_room((await host.run(Script(_ROOM, (work,)), sudo=True, log=False, timeout=30)).stdout)
 
 
 def check_room(host: str, links: Sequence[Manifest], has: Room) -> None:
@@ -69,9 +70,18 @@ def check_room(host: str, links: Sequence[Manifest], has: Room) -> None:
 
 
 def check_fits(host: str, engine: Engine, links: Sequence[Manifest], server: Server) -> None:
-    """Raise `Refused` when the host's tool is of another series than the one that made the backup."""
-    made, here = links[-1].planned.server, server.program or server.version
-    for name, version in (("server", here), (engine.tool, server.tool)):
+    """Raise `Refused` when the host's server or tool is of another series than the one that made the backup."""
+    _check(host, engine, links, ("server", server.program or server.version), (engine.tool, server.tool))
+
+
+def check_tool(host: str, engine: Engine, links: Sequence[Manifest], server: Server) -> None:
+    """Raise `Refused` when the tool is of another series; for a place that has no server."""
+    _check(host, engine, links, (engine.tool, server.tool))
+
+
+def _check(host: str, engine: Engine, links: Sequence[Manifest], *there: tuple[str, str]) -> None:
+    made = links[-1].planned.server
+    for name, version in there:
         if not engine.fits(made, version):
             raise Refused(
                 f"the backup was made on {made}, and the {name} here is {version.strip() or 'missing'}.",
@@ -90,9 +100,9 @@ class Brought:
 
 
 @contextlib.asynccontextmanager
-async def work_folder(step: StepRun, name: str) -> AsyncIterator[str]:
+async def work_folder(step: Place, name: str, work: str = WORK) -> AsyncIterator[str]:
     """Make a folder for the work, and remove it however that ends."""
-    folder = f"{WORK}/{name}"
+    folder = f"{work}/{name}"
     await step.run(Script('mkdir -p "$1" && chmod 711 "$1"', (folder,)), sudo=True, log=False, timeout=30)
     try:
         yield folder
@@ -104,7 +114,7 @@ async def work_folder(step: StepRun, name: str) -> AsyncIterator[str]:
 
 
 async def bring(
-    step: StepRun,
+    step: Place,
     engine: Engine,
     store: Store,
     links: Sequence[Manifest],
@@ -113,11 +123,15 @@ async def bring(
     identity: Sensitive,
     folder: str,
     memory: int,
+    tool: str = "",
     prepare: bool = True,
 ) -> Brought:
-    """Fetch, verify, decrypt and unpack each link and, meanwhile, prepare them into one copy in `folder`/0."""
+    """Fetch, verify, decrypt and unpack each link and, meanwhile, prepare them into one copy in `folder`/0.
+
+    `tool` is what the engine's tool there says of itself.
+    """
     folders = [f"{folder}/{number}" for number in range(len(links))]
-    commands = engine.prepare(folders, memory) if prepare else ()
+    commands = engine.prepare(folders, memory, tool) if prepare else ()
     words = [folder, engine.extractor, str(len(links))]
     for link in links:
         words += [f"{store.root}/{link.planned.object}", link.result.sha256, str(link.result.stored)]

@@ -92,3 +92,22 @@ def key(name: str, as_json: bool) -> None:
     else:
         click.echo(made["identity"], nl=False)
         click.echo("Keep a copy of these lines in a safe place: without them no backup opens.", err=True)
+
+
+@backup.command()
+@click.argument("target")
+@click.option("--image", default="", help="The sidecar's image, once it is built.")
+@click.option("--containerfile", is_flag=True, help="Print what the image is built from instead.")
+def sidecar(target: str, image: str, containerfile: bool) -> None:
+    """Print what a target in Kubernetes hands to its chart or operator: the sidecar beside the server."""
+
+    async def work(deck: Deck) -> str:
+        from opsdeck_backup import catalogue
+        from opsdeck_backup.kube import handed
+
+        row = await catalogue.find(deck, target)
+        if containerfile:
+            return handed.containerfile(row)
+        return handed.values(row, image or handed.image(row, await catalogue.items(deck, target)))
+
+    click.echo(frame.with_deck(work), nl=False)

@@ -67,7 +67,8 @@ async def _prove(
     identity = await targets.identity(job, found.row, params.key)
     async with job.step(where) as step:
         bring.check_room(where, links, await bring.room(step))
-        rclone = await look.tools(step, found.engine, server=params.depth == "server")
+        made = links[-1].planned.server
+        rclone = await look.tools(step, found.engine, made, server=params.depth == "server")
         server = await look.at(step, found.engine, rclone=rclone)
         if params.depth != "read":
             bring.check_fits(where, found.engine, links, server)
@@ -82,6 +83,7 @@ async def _prove(
                 identity=identity,
                 folder=folder,
                 memory=room.prepare_memory,
+                tool=server.tool,
                 prepare=params.depth != "read",
             )
             detail: dict[str, object] = {
@@ -92,7 +94,9 @@ async def _prove(
             if params.depth == "server":
                 step.note("asking a server of its own")
                 began = time.monotonic()
-                words = (brought.folder, found.engine.user, str(room.prepare_memory), *found.row.questions)
+                engine = found.engine
+                programs = (engine.server, engine.client)
+                words = (brought.folder, engine.user, str(room.prepare_memory), *programs, *found.row.questions)
                 done = await step.detached("server", Script(look.shell("check", "drill"), words), sudo=True)
                 detail |= {"check": round(time.monotonic() - began, 1), "tables": tables(done.stdout)}
         step.note(f"proven: {params.depth}")

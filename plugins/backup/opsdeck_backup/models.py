@@ -18,7 +18,19 @@ class Target(Table, table=True):
     __tablename__ = "backup_target"
 
     name: str = Field(primary_key=True, max_length=40)
+    kind: str = "host"
+    """`host`: the database runs there; `kubernetes`: kubectl there reaches the cluster where it runs."""
     host: str
+    chart: str = ""
+    namespace: str = ""
+    workload: str = ""
+    """Name of the StatefulSet."""
+    pod: str = ""
+    """"" is the workload's first."""
+    claim: str = ""
+    """"" is the one that the chart makes for the workload's first pod."""
+    kubeconfig: str = ""
+    """A file on the host; "" is kubectl's own."""
     engine: str = "mariadb"
     remote: str
     """Where in rclone's words: `store:bucket/folder`."""
@@ -30,7 +42,6 @@ class Target(Table, table=True):
     """Name of the secret that holds an age identity, for restores and drills."""
     login_secret: str = ""
     """Name of the secret that holds an options file for the database; "" logs in as root through the socket."""
-    unit: str = "mariadb"
     rpo_minutes: int = 120
     full_hours: int = 168
     """A chain older than this is followed by a new full backup."""

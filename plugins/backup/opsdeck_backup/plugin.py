@@ -20,6 +20,7 @@ def opsdeck_manifest() -> Manifest:
     """Say what the plugin brings."""
     from opsdeck.api import API, Manifest, NavItem, SecretKind
     from opsdeck_backup import drill, keep, keys, models, restore, stores, take, targets, watch
+    from opsdeck_backup.kube import restore as kube
     from opsdeck_backup.web import routes
 
     return Manifest(
@@ -33,6 +34,7 @@ def opsdeck_manifest() -> Manifest:
             take.run,
             drill.drill,
             restore.restore,
+            kube.restore_pod,
             keep.prune,
             keep.clean,
             targets.refresh,

@@ -42,7 +42,12 @@ class RestoreParams(BaseModel):
     target: TargetName = Field(title="From target")
     backup: str = Field("latest", title="Backup", description="`latest`, or a backup's name.", max_length=40)
     onto: HostName = Field(title="Onto host", description="Its present data is moved aside, not deleted.")
-    unit: str = Field("mariadb", title="Unit there", pattern=r"^[A-Za-z0-9][A-Za-z0-9@._-]{0,99}$")
+    unit: str = Field(
+        "",
+        title="Unit there",
+        description="Empty takes the engine's own.",
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9@._-]{0,99})?$",
+    )
     data: str = Field(
         "", title="Data folder there", description="Empty takes the server's own.", pattern=r"^(/[A-Za-z0-9._-]+)*$"
     )
@@ -76,10 +81,10 @@ async def _plan(run: PlanRun, params: RestoreParams) -> Plan:
     has = await bring.room(host)
     bring.check_room(params.onto, links, has)
     changes = []
-    if server.program and "not found" not in server.tool:
-        bring.check_fits(params.onto, found.engine, links, server)
-    if not server.program:
+    if not server.program and found.engine.server_packages:
         changes.append(Change(params.onto, Verb.INSTALL, " ".join(found.engine.server_packages)))
+    elif "not found" not in server.tool or not server.program:
+        bring.check_fits(params.onto, found.engine, links, server)
     data = params.data or server.data or DATA
     changes.append(
         Change(
@@ -90,7 +95,7 @@ async def _plan(run: PlanRun, params: RestoreParams) -> Plan:
             f"what is there is kept as {data}.before-{links[-1].id}",
         )
     )
-    changes.append(Change(params.onto, Verb.RESTART, params.unit))
+    changes.append(Change(params.onto, Verb.RESTART, params.unit or found.engine.unit))
     seconds = estimate(await catalogue.proofs(run, params.target), links)
     there = server.program or server.version or "none yet"
     notes = (
@@ -118,7 +123,7 @@ async def _restore(job: JobRun, params: RestoreParams) -> Receipt:
         if held:
             job.log(f"held meanwhile: the schedules {', '.join(held)}")
         bring.check_room(params.onto, links, await bring.room(step))
-        rclone = await look.tools(step, found.engine, server=True)
+        rclone = await look.tools(step, found.engine, links[-1].planned.server, server=True)
         server = await look.at(step, found.engine, rclone=rclone)
         bring.check_fits(params.onto, found.engine, links, server)
         data = _folder(params, server)
@@ -133,11 +138,13 @@ async def _restore(job: JobRun, params: RestoreParams) -> Receipt:
                 identity=identity,
                 folder=folder,
                 memory=room.prepare_memory,
+                tool=server.tool,
             )
             step.note("putting it in place")
             aside = f"{data}.before-{links[-1].id}.{job.id}"
-            words = (brought.folder, data, aside, params.unit, found.engine.user)
-            script = Script(look.shell("check", "switch"), (*words, *found.engine.place(brought.folder, data)))
+            engine = found.engine
+            words = (brought.folder, data, aside, params.unit or engine.unit, engine.user, engine.client)
+            script = Script(look.shell("check", "switch"), (*words, *engine.place(brought.folder, data)))
             done = await step.detached("switch", script, sudo=True)
         seconds = time.monotonic() - began
         said = done.stdout.decode("utf-8", "replace").splitlines()[-1:]

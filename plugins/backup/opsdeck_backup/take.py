@@ -11,6 +11,7 @@ from pydantic import Field
 from opsdeck.api import Action, OpsDeckError, Receipt, Recover, Risk, Script, Sensitive, Targets, stamp, utcnow
 from opsdeck_backup import catalogue, chains, keep, look, targets, watch
 from opsdeck_backup.engines import Order, Server
+from opsdeck_backup.kube import pod as pods
 from opsdeck_backup.manifests import Planned
 from opsdeck_backup.models import Item
 from opsdeck_backup.stores import DATA, MANIFESTS
@@ -47,7 +48,7 @@ def script(found: Opened, planned: Planned, server: Server, parent: chains.Next,
     """Build the whole run on the host."""
     row, engine = found.row, found.engine
     before = parent.parent
-    order = Order(before is not None, parallel=min(4, server.cores), throttle=row.throttle)
+    order = Order(before is not None, parallel=min(4, server.cores), throttle=row.throttle, tool=server.tool)
     accounts = engine.accounts()
     words = (
         f"{found.store.root}/{planned.object}",
@@ -80,10 +81,8 @@ async def _take(job: JobRun, params: RunParams) -> Receipt:
         job.log(f"{mine.id} was committed while nobody looked", "good")
         return {"backup": mine.id, "kind": mine.kind}
     await catalogue.give_up(job, row.name, mine.id if mine else "")
-    async with job.lease(f"database:{row.host}", f"backup of {row.name}"), job.step(row.host) as step:
-        rclone = await look.tools(step, found.engine)
-        server = await look.at(step, found.engine, found.login, rclone)
-        look.need_server(server, row.host)
+    async with job.lease(targets.database_of(row), f"backup of {row.name}"), job.step(row.host) as step:
+        place, rclone, server, login = await _ready(step, found)
         found.engine.gate(server, row.host)
         planned, parent = plan(found, holding, server, mine.id if mine else "", full=params.full)
         step.log(f"{planned.kind} backup {planned.id}: {planned.reason}")
@@ -101,16 +100,33 @@ async def _take(job: JobRun, params: RunParams) -> Receipt:
         if mine is None:
             await catalogue.begin(job, item)
         try:
-            await step.detached(
+            await place.detached(
                 "backup",
                 script(found, planned, server, parent, rclone),
                 sudo=True,
-                stdin=look.sealed(found.store.config, found.login or EMPTY_LOGIN, None),
+                stdin=look.sealed(found.store.config, login, None),
             )
         except OpsDeckError as fault:
             await catalogue.failed(job, planned.id, fault.message)
             raise
         return await _commit(job, step, found, planned.id)
+
+
+async def _ready(step: StepRun, found: Opened) -> tuple[look.Place, str, Server, Sensitive]:
+    """See that the database answers and the tools are there; give where to run, rclone, the server, its login."""
+    row = found.row
+    if row.kind == "kubernetes":
+        login = pods.options(row, found.login)
+        pod = pods.Pod(step, row, pods.pod_of(row), f"job{step.job.id}")
+        server = await look.at(pod, found.engine, login)
+        look.need_server(server, row.host)
+        look.need_tools(server, pod.pod)
+        return pod, look.SYSTEM_RCLONE, server, login
+    login = found.login or EMPTY_LOGIN
+    server = await look.at(step, found.engine, login)
+    look.need_server(server, row.host)
+    rclone = await look.tools(step, found.engine, server.version)
+    return step, rclone, await look.at(step, found.engine, login, rclone), login
 
 
 def plan(

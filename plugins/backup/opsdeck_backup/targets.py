@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from opsdeck.api import (
     Action,
@@ -27,12 +27,14 @@ from opsdeck.api import (
 from opsdeck_backup import catalogue, keys, stores
 from opsdeck_backup.chains import Rules
 from opsdeck_backup.engines import Engine, engine
+from opsdeck_backup.kube.charts import CHARTS
 from opsdeck_backup.models import Target
 
 if TYPE_CHECKING:
     from opsdeck.api import JobRun, PlanRun
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+_KUBE = re.compile(r"([a-z0-9]([a-z0-9.-]{0,200}[a-z0-9])?)?")
 _LIMIT = re.compile(r"off|[1-9][0-9]{0,6}[kKMG]?")
 
 
@@ -42,12 +44,19 @@ def _name(text: str) -> str:
     return text
 
 
-def _remote(text: str) -> str:
+def remote_place(text: str) -> str:
+    """Give a place in rclone's words, without a slash at its end. Raises `ValueError`."""
     try:
         stores.section_of(text)
     except OpsDeckError as fault:
         raise ValueError(f"{fault.message} {fault.hint or ''}".strip()) from None
     return text.rstrip("/")
+
+
+def _kube_name(text: str) -> str:
+    if not _KUBE.fullmatch(text):
+        raise ValueError("use small letters, digits, - and ., as Kubernetes does")
+    return text
 
 
 def _limit(text: str) -> str:
@@ -65,8 +74,11 @@ class TargetParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: TargetName = Field(title="Name")
-    host: HostName = Field(title="Host", description="Where the database runs.")
-    remote: Annotated[str, AfterValidator(_remote)] = Field(
+    kind: Literal["host", "kubernetes"] = Field(
+        "host", title="Kind", description="kubernetes: a sidecar beside the server, reached by kubectl on the host."
+    )
+    host: HostName = Field(title="Host", description="Where the database runs, or where kubectl is.")
+    remote: Annotated[str, AfterValidator(remote_place)] = Field(
         title="Store", description="A place in rclone's words, such as store:bucket/folder.", examples=["store:backups"]
     )
     store_secret: SecretName = Field(title="Store's configuration", description="A secret that holds rclone.conf.")
@@ -84,8 +96,24 @@ class TargetParams(BaseModel):
         title="Database login",
         description="A secret with an options file ([client] user, password); empty enters as root through the socket.",
     )
-    engine: Literal["mariadb"] = Field("mariadb", title="Engine")
-    unit: str = Field("mariadb", title="Unit", pattern=r"^[A-Za-z0-9][A-Za-z0-9@._-]{0,99}$")
+    engine: Literal["mariadb", "mysql"] = Field(
+        "mariadb", title="Engine", description="mysql: MySQL or Percona Server, copied by XtraBackup."
+    )
+    chart: Literal["", "bitnami-mysql", "bitnami-mariadb", "mariadb-operator", "percona-operator", "plain-mariadb"] = (
+        Field("", title="Chart", description="What made the workload; Kubernetes only.")
+    )
+    namespace: Annotated[str, AfterValidator(_kube_name)] = Field("", title="Namespace")
+    workload: Annotated[str, AfterValidator(_kube_name)] = Field(
+        "", title="Workload", description="Name of the StatefulSet."
+    )
+    pod: Annotated[str, AfterValidator(_kube_name)] = Field("", title="Pod", description="Empty takes the first.")
+    claim: Annotated[str, AfterValidator(_kube_name)] = Field(
+        "", title="Claim", description="Empty takes that of the chart."
+    )
+    kubeconfig: str = Field(
+        "", title="Configuration of kubectl", description="A file on the host; empty takes kubectl's own.",
+        pattern=r"^(/[A-Za-z0-9._-]+)*$",
+    )  # fmt: skip
     rpo_minutes: int = Field(
         120, ge=5, le=100_000, title="At most lost",
         description="Without a good backup for this long, an incident opens.",
@@ -118,6 +146,18 @@ class TargetParams(BaseModel):
         max_length=20,
     )
 
+    @model_validator(mode="after")
+    def _placed(self) -> TargetParams:
+        where = {"chart": self.chart, "namespace": self.namespace, "workload": self.workload}
+        more = where | {"pod": self.pod, "claim": self.claim, "kubeconfig": self.kubeconfig}
+        if self.kind == "kubernetes" and (missing := [name for name, value in where.items() if not value]):
+            raise ValueError(f"a target in Kubernetes needs {', '.join(missing)}")
+        if self.kind == "host" and (given := [name for name, value in more.items() if value]):
+            raise ValueError(f"{', '.join(given)} is for targets in Kubernetes")
+        if self.chart and CHARTS[self.chart].engine != self.engine:
+            raise ValueError(f"{self.chart} runs {CHARTS[self.chart].engine}: set the engine so")
+        return self
+
 
 @dataclass(frozen=True)
 class Opened:
@@ -133,6 +173,11 @@ class Opened:
 def root_of(row: Target) -> str:
     """Give the target's own folder in the store."""
     return f"{row.remote}/{row.name}"
+
+
+def database_of(row: Target) -> str:
+    """Name what two jobs must not touch at once: the host's database, or the workload's."""
+    return f"database:{row.host}" + (f"/{row.namespace}/{row.workload}" if row.kind == "kubernetes" else "")
 
 
 def rules_of(row: Target) -> Rules:

@@ -32,7 +32,8 @@ from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.settings import Settings
 
 BOSS = Actor("boss@cli", Role.ADMIN, Door.CLI, stepped_up=True)
-MARIADB = ("mariadb-server", "mariadb-backup", "zstd", "age")
+MARIADB = ("mariadb-server", "mariadb-backup", "zstd", "age", "python3")
+"""And what the stand-in of a cluster is written in."""
 SHOP = {"name": "shop", "host": "bk-db", "remote": "store:backups", "store_secret": "s3", "key_secret": "key"}
 PARTS = {
     "engine": ("mariadb-backup", "--backup"),
@@ -145,16 +146,16 @@ class World:
             pytest.fail(f"{action}: {job.state}: {job.error} {steps}\n" + "\n".join(lines[-30:]))
         return dict(job.receipt)
 
+    async def plan(self, action: str, **params: Any) -> Any:
+        """Ask an action for its plan."""
+        return await self.deck.jobs.plan(Submission("backup", action, params, confirm=action), BOSS)
+
     async def bad(self, action: str, **params: Any) -> str:
         """Run an action that must fail; give what was said."""
         job = await self.run(action, **params)
         assert job.state == "failed", job.state
         steps = [step.error for step in await self.deck.jobs.steps(job.id) if step.error]
         return " ".join([job.error, *steps])
-
-    async def plan(self, action: str, **params: Any) -> Any:
-        """Ask an action for its plan."""
-        return await self.deck.jobs.plan(Submission("backup", action, params, confirm=action), BOSS)
 
     async def set(self, **more: Any) -> None:
         """Set the target `shop` anew."""

@@ -65,7 +65,7 @@ def test_the_options_file_is_the_tools_first_word_and_no_secret_is_a_word():
 
 
 def test_increments_are_prepared_in_order_and_without_an_option_that_mariadb_does_not_have():
-    commands = MARIA.prepare(["/w/0", "/w/1", "/w/2"], 256)
+    commands = MARIA.prepare(["/w/0", "/w/1", "/w/2"], 256, GOOD.tool)
     assert [command[-1] for command in commands] == [
         "--target-dir=/w/0",
         "--incremental-dir=/w/1",

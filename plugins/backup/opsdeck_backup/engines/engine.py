@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from opsdeck.api import Refused
+
 RUN = "@run@"
 """Stands in an engine's words for the folder of the run, which only the host knows."""
 
@@ -37,11 +39,33 @@ class Server:
 
 @dataclass(frozen=True)
 class Order:
-    """One backup to take. `throttle` in the engine's own unit, 0 for none."""
+    """One backup to take. `throttle` in the engine's own unit, 0 for none; `tool` is what the tool says of itself."""
 
     incremental: bool
     parallel: int
     throttle: int = 0
+    tool: str = ""
+
+
+@dataclass(frozen=True)
+class Tool:
+    """The Debian packages of a tool, and the name of the vendor's repository that has them ("" for Debian's own)."""
+
+    packages: tuple[str, ...]
+    repository: str = ""
+
+
+def check_grants(server: Server, grants: Sequence[str], host: str) -> None:
+    """Raise `Refused` unless the database login has every one of the global rights."""
+    granted = " ".join(server.grants).upper()
+    missing = [] if "ALL PRIVILEGES ON *.*" in granted else [grant for grant in grants if grant not in granted]
+    if missing:
+        raise Refused(
+            f"the database login lacks {', '.join(missing)}.",
+            host=host,
+            field="login_secret",
+            hint=f"GRANT {', '.join(grants)} ON *.* to it",
+        )
 
 
 class Engine(Protocol):
@@ -50,11 +74,19 @@ class Engine(Protocol):
     name: str
     tool: str
     client: str
+    server: str
     extractor: str
     user: str
+    unit: str
+    facts: str
+    """SQL that gives version, data folder and the server's own name in one row."""
     server_packages: tuple[str, ...]
-    tool_packages: tuple[str, ...]
+    """Debian's packages of the server; none where Debian has none, and a person installs it."""
     grants: tuple[str, ...]
+
+    def tool_for(self, version: str) -> Tool:
+        """Give the tool that fits a server of `version`. Raises `Refused` when there is none."""
+        ...
 
     def backup(self, order: Order) -> tuple[str, ...]:
         """Give the words that stream a backup."""
@@ -64,8 +96,11 @@ class Engine(Protocol):
         """Give the words that print the accounts as SQL."""
         ...
 
-    def prepare(self, folders: Sequence[str], memory: int) -> Sequence[tuple[str, ...]]:
-        """Give the commands, in order, that make one consistent copy of a full (first) and its increments."""
+    def prepare(self, folders: Sequence[str], memory: int, tool: str) -> Sequence[tuple[str, ...]]:
+        """Give the commands, in order, that make one consistent copy of a full (first) and its increments.
+
+        `memory` in MiB; `tool` is what the tool there says of itself.
+        """
         ...
 
     def place(self, folder: str, data: str) -> tuple[str, ...]:

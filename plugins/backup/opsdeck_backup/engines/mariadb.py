@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 
 from opsdeck.api import Refused
-from opsdeck_backup.engines.engine import RUN, Order, Server
+from opsdeck_backup.engines.engine import RUN, Order, Server, Tool, check_grants
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)")
 _OPTIONS = f"--defaults-extra-file={RUN}/my.cnf"
@@ -29,11 +29,17 @@ class MariaDB:
     name = "mariadb"
     tool = "mariadb-backup"
     client = "mariadb"
+    server = "mariadbd"
     extractor = "mbstream"
     user = "mysql"
+    unit = "mariadb"
+    facts = "SELECT VERSION(), @@datadir, @@server_id"
     server_packages: tuple[str, ...] = ("mariadb-server",)
-    tool_packages: tuple[str, ...] = ("mariadb-backup",)
     grants: tuple[str, ...] = ("RELOAD", "PROCESS", "LOCK TABLES", "BINLOG MONITOR")
+
+    def tool_for(self, version: str) -> Tool:
+        """Give Debian's package: it is of the series of Debian's server."""
+        return Tool(("mariadb-backup",))
 
     def backup(self, order: Order) -> tuple[str, ...]:
         """Give the words that stream a backup. Queries are never killed: it gives up waiting for a lock after 60 s."""
@@ -53,7 +59,7 @@ class MariaDB:
         """Give the words that print the accounts as SQL."""
         return ("mariadb-dump", _OPTIONS, "--system=users")
 
-    def prepare(self, folders: Sequence[str], memory: int) -> Sequence[tuple[str, ...]]:
+    def prepare(self, folders: Sequence[str], memory: int, tool: str) -> Sequence[tuple[str, ...]]:
         """Give one command for the full backup and one for each increment, in order."""
         base = (self.tool, "--prepare", f"--use-memory={memory}M", f"--target-dir={folders[0]}")
         return [base, *((*base, f"--incremental-dir={folder}") for folder in folders[1:])]
@@ -85,16 +91,7 @@ class MariaDB:
                 host=host,
                 hint=f"install the {self.tool} of the server's own series",
             )
-        granted = " ".join(server.grants).upper()
-        everything = "ALL PRIVILEGES ON *.*" in granted
-        missing = [] if everything else [grant for grant in self.grants if grant not in granted]
-        if missing:
-            raise Refused(
-                f"the database login lacks {', '.join(missing)}.",
-                host=host,
-                field="login_secret",
-                hint=f"GRANT {', '.join(self.grants)} ON *.* to it",
-            )
+        check_grants(server, self.grants, host)
 
     def fits(self, made: str, here: str) -> bool:
         """Tell whether both are of one series, such as 10.11."""

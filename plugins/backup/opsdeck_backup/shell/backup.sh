@@ -10,7 +10,7 @@ shift 6
 # Set how much we give way to the database. Between sessions the kernel heeds the niceness of their groups, not that of
 # their processes (sched(7), "The autogroup feature").
 give_way() {
-  renice -n "$1" -p $$ >/dev/null
+  renice -n "$1" -p $$ >/dev/null 2>&1  # who is not root cannot go back
   { echo "$1" >/proc/self/autogroup; } 2>/dev/null
 }
 
@@ -22,12 +22,15 @@ if [ "$kind" = incremental ]; then
 fi
 started=$(date -u +%Y-%m-%dT%H:%M:%SZ)
 
-# What the data does not hold: the configuration and the accounts, sealed like the data, sent beside it.
+# What the data does not hold: the configuration and the accounts, sealed like the data, sent beside it. In a
+# pod, where nobody is root, the configuration there is not the server's.
 keep_config() {
   first "$@" >"$run/accounts.sql" 2>"$run/accounts.err" ||
     die "the accounts cannot be read: $(tail -n 1 "$run/accounts.err")"
   tar -C "$run" -cf "$run/config.tar" accounts.sql || die "the configuration cannot be collected"
-  if [ -d /etc/mysql ]; then tar -C / -rf "$run/config.tar" etc/mysql || die "the configuration cannot be read"; fi
+  if [ -d /etc/mysql ] && [ "$(id -u)" = 0 ]; then
+    tar -C / -rf "$run/config.tar" etc/mysql || die "the configuration cannot be read"
+  fi
   zstd -q -c "$run/config.tar" >"$run/config.zst" && age -R "$run/recipients" -o "$run/config.age" "$run/config.zst" ||
     die "the configuration cannot be sealed"
   rm -f "$run/accounts.sql" "$run/config.tar" "$run/config.zst"

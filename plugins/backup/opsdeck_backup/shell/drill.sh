@@ -1,11 +1,12 @@
 # Start a server of its own on a prepared folder, check every table, ask own questions, stop it.
-# Arguments: folder, user of the server, memory in MiB, then the questions.
+# Arguments: folder, user of the server, memory in MiB, programs (server, client), then the questions.
 set -u
 umask 027
 LC_ALL=C
 export LC_ALL
-folder=$1 user=$2 memory=$3
-shift 3
+folder=$1 user=$2 memory=$3 server=$4 client=$5
+shift 5
+PATH=$PATH:/usr/sbin:/sbin
 socket=$folder/ask.sock
 pid=
 end() {
@@ -16,10 +17,11 @@ trap end EXIT
 trap 'exit 143' TERM INT HUP
 chown -R "$user:$user" "$folder" || exit 1
 : >"$folder.log" && chown "$user" "$folder.log" || exit 1
-server=$(command -v mariadbd || command -v mysqld || echo /usr/sbin/mysqld)
-client=$(command -v mariadb || command -v mysql)
-"$server" --defaults-file="$folder/backup-my.cnf" --datadir="$folder" --user="$user" --socket="$socket" \
-  --pid-file="$folder/ask.pid" --skip-networking --skip-grant-tables --skip-slave-start --event-scheduler=OFF \
+# `loose_` lets a server pass over what the tool noted for itself (XtraBackup: server_uuid, master_key_id).
+sed 's/^\([a-z_]*=\)/loose_\1/' "$folder/backup-my.cnf" >"$folder.cnf" && chmod 644 "$folder.cnf" || exit 1
+"$server" --defaults-file="$folder.cnf" --datadir="$folder" --user="$user" --socket="$socket" \
+  --pid-file="$folder/ask.pid" --skip-networking --skip-grant-tables --loose-skip-slave-start \
+  --loose-skip-replica-start --loose-mysqlx=OFF --event-scheduler=OFF \
   --skip-log-bin --innodb-buffer-pool-size="${memory}M" --log-error="$folder.log" >/dev/null 2>&1 &
 pid=$!
 left=1200

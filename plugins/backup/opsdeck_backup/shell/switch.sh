@@ -1,13 +1,12 @@
 # Put a prepared folder in the place of a server's data; what was there is moved aside and put back if the new does not
-# answer. Arguments: prepared folder, data folder, where the old goes, unit, user, then the engine's words that move
-# the data.
+# answer. Arguments: prepared folder, data folder, where the old goes, unit, user, client, then the
+# engine's words that move the data.
 set -u
 umask 027
 LC_ALL=C
 export LC_ALL
-prepared=$1 data=$2 aside=$3 unit=$4 user=$5
-shift 5
-client=$(command -v mariadb || command -v mysql)
+prepared=$1 data=$2 aside=$3 unit=$4 user=$5 client=$6
+shift 6
 die() {
   echo "$*" >&2
   exit 1

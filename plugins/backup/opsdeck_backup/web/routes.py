@@ -12,6 +12,7 @@ from litestar.plugins.htmx import HTMXRequest
 
 from opsdeck.api import Deck, OpsDeckError, Submission, utcnow
 from opsdeck_backup import bring, catalogue, chains, health, manifests, restore, targets
+from opsdeck_backup.kube import handed
 from opsdeck_backup.models import Item, ItemState, Target
 
 SHOWN = 30
@@ -130,4 +131,20 @@ async def _keep(request: HTMXRequest, deck: Deck, name: str, **context: Any) -> 
     return _page(request, "keep", "orphans", row=row, verdicts=verdicts, frees=frees, **context)
 
 
-routes = (show, one, bring_back, kept, orphans)
+@get("/{name:str}/sidecar")
+async def sidecar(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[str]) -> Response[Any]:
+    """Show what a target in Kubernetes hands to its chart or operator, and what its image is built from."""
+    row = await catalogue.find(deck, name)
+    image = handed.image(row, await catalogue.items(deck, name))
+    return _page(
+        request,
+        "sidecar",
+        "content",
+        row=row,
+        image=image,
+        values=handed.values(row, image),
+        containerfile=handed.containerfile(row),
+    )
+
+
+routes = (show, one, bring_back, kept, orphans, sidecar)
