@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from opsdeck.api import OpsDeckError, Refused, Script, Sensitive
-from opsdeck_backup import look
+from opsdeck_backup import foreign, look
 from opsdeck_backup.engines import Engine, Server
 from opsdeck_backup.manifests import Manifest
 from opsdeck_backup.stores import Store
@@ -131,6 +131,10 @@ async def bring(
     `tool` is what the engine's tool there says of itself.
     """
     folders = [f"{folder}/{number}" for number in range(len(links))]
+    name = links[-1].id
+    if links[0].planned.foreign:
+        await foreign.fetch(step, store, links, folders, rclone)
+        links = ()
     commands = engine.prepare(folders, memory, tool) if prepare else ()
     words = [folder, engine.extractor, str(len(links))]
     for link in links:
@@ -139,7 +143,7 @@ async def bring(
     for command in commands:
         words += [str(len(command)), *command]
     step.note(f"bringing {len(links)} parts" if len(links) > 1 else "bringing it")
-    script = Script(look.shell("common", "pass", "bring"), (links[-1].id, rclone, *words))
+    script = Script(look.shell("common", "pass", "bring"), (name, rclone, *words))
     secrets = look.sealed(store.config, None, identity)
     done = await step.detached("bring", script, sudo=True, stdin=secrets)
     return Brought(folders[0], *_took(done.stdout))

@@ -60,7 +60,9 @@ async def look(store: Store, target: str, known: Mapping[str, str]) -> Holding:
             continue
         if name not in damaged:
             whole.append(manifest)
-    named = {manifest.planned.object for manifest in whole} | {f"{DATA}/{name}.xb.zst.age" for name in damaged}
+    named = {manifest.planned.object for manifest in whole} | {
+        f"{DATA}/{name}{end}" for name in damaged for end in (".xb.zst.age", ".list")
+    }
     orphans = {
         path: size
         for path, size in files.items()
@@ -79,8 +81,9 @@ def _judged(manifest: Manifest, name: str, target: str, files: Mapping[str, int]
         return {name: f"the manifest is that of {manifest.planned.target} {manifest.id}"}
     if size is None:
         return {name: "its data is gone from the store"}
-    if size != manifest.result.stored:
-        return {name: f"its data has {size} bytes in the store, not {manifest.result.stored}"}
+    expected = manifest.result.listed or manifest.result.stored
+    if size != expected:
+        return {name: f"its data has {size} bytes in the store, not {expected}"}
     return {}
 
 

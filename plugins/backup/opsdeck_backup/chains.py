@@ -133,6 +133,8 @@ def decide(
     last, first = chain.last.planned, chain.links[0]
     if chain.broken:
         return Next(None, f"chain {chain.id} has a gap")
+    if last.foreign:
+        return Next(None, f"chain {chain.id} was made by another")
     if last.identity != identity:
         return Next(None, "the data folder is another than at the last backup")
     if last.server != server:
@@ -168,7 +170,7 @@ def judge(chains: Sequence[Chain], rules: Rules, *, pinned: Iterable[str] = (), 
     newest `keep_chains` chains that restore always stay, and so does the newest of all and any that is in use
     (`pinned`). With no rule at all nothing goes.
     """
-    whole = [chain for chain in chains if chain.links]
+    whole = [chain for chain in chains if chain.links and not chain.links[0].planned.foreign]
     reasons: dict[str, Said] = {}
     for chain in sorted(whole, key=lambda one: one.id)[-max(1, rules.keep_chains) :]:
         reasons[chain.id] = Said(marked("one of the newest %(count)s"), {"count": max(1, rules.keep_chains)})
@@ -196,7 +198,9 @@ def judge(chains: Sequence[Chain], rules: Rules, *, pinned: Iterable[str] = (), 
     unruled = not any(many for _, _, many in periods)
     verdicts = []
     for chain in sorted(chains, key=lambda one: one.id):
-        if chain.id in reasons:
+        if any(link.planned.foreign for link in (*chain.links, *chain.broken)):
+            verdicts.append(Verdict(chain, True, Said(marked("it was made by another"))))
+        elif chain.id in reasons:
             verdicts.append(Verdict(chain, True, reasons[chain.id]))
         elif unruled:
             verdicts.append(Verdict(chain, True, Said(marked("no rule says that anything goes"))))

@@ -46,6 +46,8 @@ class Planned(_Part):
     recipients: tuple[str, ...]
     at: datetime | None = None
     """When it was settled by the console's clock, which ages are told by; the host's may be wrong."""
+    foreign: str = ""
+    """Where plain folders of another's making lie, in rclone's words; `object` is then the list of their files."""
 
     @field_validator("id", "chain")
     @classmethod
@@ -68,6 +70,8 @@ class Result(_Part):
     checkpoints_name: str
     info: str
     read_back: bool = False
+    listed: int = 0
+    """Bytes of the list of a foreign backup's files; `sha256` is then the list's."""
 
 
 class Manifest(_Part):

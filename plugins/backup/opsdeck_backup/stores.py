@@ -100,6 +100,12 @@ class Store:
                 raise self._fault(f"does not give {folder}", said)
             return await asyncio.to_thread(_small_files, Path(place))
 
+    async def write(self, path: str, content: bytes) -> None:
+        """Write a small file, and read it back. Raises `Unavailable`."""
+        status, _, said = await self._run("rcat", f"{self.root}/{path}", given=content.decode())
+        if status or await self.read(path) != content:
+            raise self._fault(f"does not take {path}", said)
+
     async def remove(self, paths: Sequence[str]) -> None:
         """Remove files; those that are gone already are fine. Raises `Unavailable`."""
         if not paths:

@@ -106,6 +106,60 @@ async def test_a_tool_of_another_line_or_an_unknown_vendor_is_refused(world: Any
     assert world.s3.files("store/**/*") == []
 
 
+SEED = """set -eu
+mkdir -p /root/seed/backups && cd /root/seed
+for name in base inc-2026-07-30_02:00:00 inc-2026-07-31_02:00:00; do
+  if [ "$name" = base ]; then
+    xtrabackup --backup --compress=zstd --target-dir=./backups/base
+  else
+    mariadb -e "INSERT INTO shop.orders (note) VALUES ('$name')"
+    xtrabackup --backup --compress=zstd --target-dir="./backups/$name" --incremental-basedir="./backups/$last"
+  fi
+  last=$name
+done >/root/seed/log 2>&1
+mkdir backups/inc-2026-08-01_02:00:00 && cp backups/base/ibdata1.zst backups/inc-2026-08-01_02:00:00/
+cp /etc/mysql/my.cnf backups/
+"""
+
+
+@pytest.mark.parametrize("mysql", ["8.4"], indirect=True)
+async def test_a_chain_of_plain_folders_is_taken_over_proven_and_restored(world: Any, mysql: str) -> None:
+    await world.good("target", **MYSQL)
+    name = f"percona-xtrabackup-{mysql.replace('.', '')}"
+    for host in (world.db, world.spare):
+        host.execute(["sh", "-ec", 'dpkg -i /srv/pxb-*/"$1.deb" >/dev/null', "sh", name])
+    world.db.execute(["sh", "-c", SEED], timeout=120)
+    before = sql(world.db, "CHECKSUM TABLE shop.orders")
+    theirs = world.s3.folder / "backups" / "prod"
+    shutil.copytree(world.db.root / "root/seed/backups", theirs)
+    world.db.execute(["rm", "-rf", "/root/seed"])
+    world.s3.stop()  # it remembers what its folder held
+    world.s3.start()
+    whole = sorted(str(file.relative_to(theirs)) for file in theirs.rglob("*"))
+
+    told = await world.good("adopt", target="store", folder="store:backups/prod")
+    assert len(told["backups"]) == 3
+    assert told["left"] == {"inc-2026-08-01_02:00:00": "it has no checkpoints: it was broken off"}
+    assert (await world.good("adopt", target="store", folder="store:backups/prod"))["backups"] == told["backups"]
+    listed = await world.good("refresh", target="store")
+    assert (listed["backups"], listed["damaged"]) == (3, {})
+    await world.good("drill", target="store", host="bk-spare", depth="prepare")
+    back = await world.good("restore", target="store", onto="bk-spare", unit="mariadb")
+    assert (back["links"], back["backup"]) == (3, told["backups"][-1])
+    assert sql(world.spare, "CHECKSUM TABLE shop.orders") == before
+
+    ours = await world.good("run", target="store")
+    assert (ours["kind"], "made by another" in ours["reason"]) == ("full", True)
+    assert (await world.good("prune", target="store"))["removed"] == []
+    assert sorted(str(file.relative_to(theirs)) for file in theirs.rglob("*")) == whole
+    file = theirs / "inc-2026-07-30_02:00:00" / "ibdata1.delta.zst"
+    text = bytearray(file.read_bytes())
+    text[len(text) // 2] ^= 1
+    file.write_bytes(text)
+    said = await world.bad("drill", target="store", backup=told["backups"][-1], host="bk-spare", depth="read")
+    assert "was changed since it was taken over" in said
+
+
 REAL = os.environ.get("OPSDECK_PERCONA_DEBS", "")
 
 
