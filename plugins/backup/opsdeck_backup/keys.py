@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from opsdeck.api import Invalid, Sensitive
+from opsdeck.api import Invalid, Refused, Sensitive
 
 _SECRET = re.compile(r"AGE-SECRET-KEY-1[0-9A-Z]+")
 
@@ -33,6 +33,19 @@ def public_of(identity: Sensitive) -> tuple[str, ...]:
             hint="give the file that age-keygen or `opsdeck backup key` wrote",
         )
     return keys
+
+
+def opened(sealed: bytes, identity: Sensitive) -> bytes:
+    """Open what was sealed with age. Raises `Refused` when none of the identities does."""
+    import pyrage
+
+    mine = [pyrage.x25519.Identity.from_str(one) for one in _SECRET.findall(identity.reveal())]
+    try:
+        return bytes(pyrage.decrypt(sealed, mine))
+    except pyrage.DecryptError as fault:
+        raise Refused(
+            f"the key does not open it: {fault}.", hint="give the identity of one of its recipients"
+        ) from fault
 
 
 def check_recipients(recipients: Sequence[str]) -> tuple[str, ...]:

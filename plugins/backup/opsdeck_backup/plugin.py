@@ -19,7 +19,7 @@ VERSION = "0.1.0"
 def opsdeck_manifest() -> Manifest:
     """Say what the plugin brings."""
     from opsdeck.api import API, Manifest, NavItem, SecretKind
-    from opsdeck_backup import drill, foreign, keep, keys, models, restore, stores, take, targets, watch
+    from opsdeck_backup import drill, foreign, keep, keydrill, keys, models, restore, stores, take, targets, watch
     from opsdeck_backup.kube import restore as kube
     from opsdeck_backup.web import routes
 
@@ -33,6 +33,7 @@ def opsdeck_manifest() -> Manifest:
             targets.target,
             take.run,
             drill.drill,
+            keydrill.drill_key,
             restore.restore,
             kube.restore_pod,
             keep.prune,

@@ -284,7 +284,7 @@ async def _drop(job: JobRun, params: NameParams) -> Receipt:
         found = await session.get(Target, row.name)
         if found is not None:
             await session.delete(found)
-    for incident in ("rpo", "proof"):
+    for incident in ("rpo", "proof", "key"):
         await job.close_incident(f"backup:{params.target}:{incident}")
     job.log(f"{params.target} is no longer backed up; what the store holds stays there")
     return {"target": params.target, "left_in_store": len(names)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -14,6 +15,7 @@ from opsdeck.clock import stamp, utcnow
 from opsdeck.errors import Invalid, Unavailable
 from opsdeck.jobs.consent import ConsentNeeded
 from opsdeck.jobs.jobs import Submission
+from opsdeck.jobs.services import Pace, Services
 from opsdeck.secrets.sensitive import Sensitive
 
 BOSS = Actor("boss@cli", Role.ADMIN, Door.CLI, stepped_up=True)
@@ -171,3 +173,32 @@ async def test_a_missing_middle_link_ends_the_chain_there(shelf):
     assert job.state == "failed"
     assert "a backup before it is missing" in job.error
     assert full.id in job.error
+
+
+async def test_an_incident_opens_when_no_good_backup_arrived_and_closes_with_the_next(shelf, monkeypatch):
+    """Nothing ran and nothing failed here: the absence alone is told, by the service as a server runs it."""
+    monkeypatch.setattr(watch, "PAUSE", 0.1)
+    async with shelf.deck.db.write() as session:
+        row = await catalogue.find(shelf.deck, "shop")
+        row.created = utcnow() - timedelta(hours=5)
+        await session.merge(row)
+    stop = asyncio.Event()
+    serving = asyncio.create_task(Services(shelf.deck, pace=Pace(ask=0.1)).serve(stop))
+
+    async def until(opened: bool) -> None:
+        async with asyncio.timeout(20):
+            while ("backup:shop:rpo" in [one.key for one in await shelf.deck.incidents.open_now()]) is not opened:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    try:
+        await until(True)
+        shelf.put(utcnow() - timedelta(minutes=1))
+        await shelf.good("refresh", target="shop")
+        await until(False)
+        for name in shelf.names("data/*"):
+            (shelf.folder / name).unlink()
+        await shelf.good("refresh", target="shop")
+        await until(True)
+    finally:
+        stop.set()
+        await asyncio.wait_for(serving, 20)
