@@ -143,7 +143,6 @@ async def test_a_chain_of_plain_folders_is_taken_over_proven_and_restored(world:
     assert (await world.good("adopt", target="store", folder="store:backups/prod"))["backups"] == told["backups"]
     listed = await world.good("refresh", target="store")
     assert (listed["backups"], listed["damaged"]) == (3, {})
-    await world.good("drill", target="store", host="bk-spare", depth="prepare")
     back = await world.good("restore", target="store", onto="bk-spare", unit="mariadb")
     assert (back["links"], back["backup"]) == (3, told["backups"][-1])
     assert sql(world.spare, "CHECKSUM TABLE shop.orders") == before

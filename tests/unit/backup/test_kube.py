@@ -10,11 +10,12 @@ import kubernetes_validate
 import pytest
 import yaml
 from opsdeck_backup import targets
-from opsdeck_backup.kube import charts, pod
-from opsdeck_backup.models import Target
+from opsdeck_backup.kube import charts, handed, pod
+from opsdeck_backup.models import Item, Target
 from pydantic import ValidationError
 
-from opsdeck.errors import NotFound
+from opsdeck.clock import utcnow
+from opsdeck.errors import NotFound, Refused
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Script
 
@@ -160,3 +161,16 @@ def test_text_words_and_secrets_arrive_as_they_are(words):
     done = subprocess.run(["sh", "-c", pod._RUN, "sh"], input=stream.reveal().encode(), capture_output=True, timeout=20)
     assert done.stdout.decode() == "|".join((str(len(words)), *words, "secret line\n"))
     assert base64.b64encode(b"secret") not in stream.reveal().encode()
+
+
+def test_what_a_person_is_given_is_named_after_the_servers_series():
+    cluster = row()
+    assert handed.image(cluster) == "registry.example/opsdeck-backup:mysql-SERIES"
+    seen = Item(id="x", target="shop", chain="x", kind="full", started=utcnow(), version="8.4.6-6")
+    image = handed.image(cluster, [seen])
+    assert image == "registry.example/opsdeck-backup:mysql-8.4"
+    (values,) = yaml.safe_load_all(handed.values(cluster, image))
+    assert values["primary"]["sidecars"][0]["image"] == image
+    assert "percona-xtrabackup" in handed.containerfile(cluster)
+    with pytest.raises(Refused, match="not in Kubernetes"):
+        handed.values(Target(name="wiki", host="web1", remote="store:x", store_secret="s3"), image)
