@@ -95,6 +95,7 @@ async def test_a_lost_server_comes_back_as_it_was_when_its_newest_backup_was_tak
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(5400)
 async def test_a_week_of_hourly_backups_and_one_action_that_brings_the_newest_onto_a_new_host(world, lab, monkeypatch):
     hours = 0
     for module in (take, keep):

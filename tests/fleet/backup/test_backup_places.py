@@ -80,6 +80,7 @@ async def test_a_store_that_answers_nobody_for_a_minute_costs_a_minute(world):
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(900)
 async def test_a_cable_that_is_out_for_five_minutes_costs_five_minutes(world):
     await world.slow()
     running = asyncio.create_task(world.good("run", target="shop"))
