@@ -23,7 +23,7 @@ GRACE = 20.0
 """Seconds that a source may take to tell where its log ended: PostgreSQL can keep the end of a record for 15 s."""
 GROWN = 0.5
 """Share of a sync's limit of log from which on people are told."""
-INCIDENTS = ("problem", "behind", "silent", "grown", "hook")
+INCIDENTS = ("problem", "behind", "silent", "grown", "window", "hook")
 
 
 class TooMuchLog(LogLost):
@@ -52,6 +52,7 @@ class Watch:
         seen = Seen(Reading(sync=self._name, at=utcnow(), state="working"))
         reading = seen.reading
         silent, complaint = 0.0, ""
+        window: int | None = None
         for number, lane in lanes.items():
             reading.in_flight += lane.in_flight
             complaint = lane.complaint or complaint
@@ -73,8 +74,9 @@ class Watch:
                 reading.oldest_seconds = round(lane.oldest, 3)
                 busy = max(lane.oldest, lane.lag or 0.0) if lane.in_flight else 0.0
                 reading.behind_seconds = round(max(busy, waits), 3)
+                window = head.window_seconds
         reading.detail = complaint
-        await self._tell(sync, reading, silent)
+        await self._tell(sync, reading, silent, window)
         if time.monotonic() - self._pruned > 3600:
             self._pruned = time.monotonic()
             await ledger.prune(self._run.db, utcnow() - KEPT)
@@ -88,7 +90,7 @@ class Watch:
         waits = 0.0 if lane.reader.reached(lane.position, goal) else time.monotonic() - since
         return waits if waits > GRACE else 0.0
 
-    async def _tell(self, sync: Sync, reading: Reading, silent: float) -> None:
+    async def _tell(self, sync: Sync, reading: Reading, silent: float, window: int | None) -> None:
         behind, kept = reading.behind_seconds or 0.0, (reading.retained_bytes or 0) / 1e6
         quiet = silent > sync.alarm_seconds
         await self._incident("behind", behind > sync.alarm_seconds and not quiet, "is behind", f"by {behind:.0f} s")
@@ -99,6 +101,10 @@ class Watch:
         await self._incident(
             "grown", kept > GROWN * sync.limit_mb, "makes its source keep much log",
             f"{kept:.0f} MB; at {sync.limit_mb} MB it is given up and the sync needs a rebuild",
+        )  # fmt: skip
+        await self._incident(
+            "window", window is not None and behind > window / 2, "may lose its place in its source's log",
+            f"it is {behind:.0f} s behind, and the source keeps its log for {window} s; then it needs a rebuild",
         )  # fmt: skip
         await self._incident("hook", bool(reading.detail), "has a hook that fails", reading.detail)
 

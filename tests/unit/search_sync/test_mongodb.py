@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import pytest
 from bson import Binary, Code, Decimal128, Int64, MaxKey, ObjectId, Regex, Timestamp
 from databases import Mongo, MongoShop
-from opsdeck_search_sync import ledger
-from opsdeck_search_sync.changes import LogLost, Part, Put, Removed
+from opsdeck_search_sync import ledger, stream
+from opsdeck_search_sync.changes import Head, LogLost, Part, Put, Removed
 from opsdeck_search_sync.documents import document_id
 from opsdeck_search_sync.sources import mongodb
 from opsdeck_search_sync.sources.mongodb import MongoReader
@@ -357,3 +358,39 @@ async def test_a_lost_log_stops_the_sync_says_so_and_a_rebuild_mends_it(bench: A
     await bench.act("rebuild", sync="items")
     await bench.until(bench.equal)
     assert (await ledger.whole(bench.deck.db, "items")).sync.problem == ""
+
+
+async def test_a_place_that_the_log_may_soon_not_reach_back_to_is_told(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "READING", 0.3)
+    seen = MongoReader.head
+
+    async def short(self: MongoReader, position: str) -> Head:
+        return replace(await seen(self, position), window_seconds=2)
+
+    monkeypatch.setattr(MongoReader, "head", short)
+    bench.shop.put(1)
+    await bench.define()
+    await bench.act("start", sync="items")
+    bench.run()
+    await bench.until(bench.equal)
+
+    async def told() -> list[str]:
+        return [row.key for row in await bench.deck.incidents.open_now()]
+
+    assert await told() == []
+    bench.meili.fault(hold=True)
+    bench.shop.put(2)
+    for _ in range(100):
+        if await told():
+            break
+        await asyncio.sleep(0.1)
+    assert await told() == ["search_sync:items:window"]
+    bench.meili.fault(hold=False)
+    await bench.until(bench.equal)
+    for _ in range(50):
+        if not await told():
+            break
+        await asyncio.sleep(0.1)
+    assert await told() == []
