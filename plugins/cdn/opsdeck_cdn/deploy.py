@@ -38,6 +38,7 @@ from opsdeck.api import (
 )
 from opsdeck_cdn import book, caddy, edgehost, naming, origins, proof, purging
 from opsdeck_cdn.book import Model
+from opsdeck_cdn.edgehost import EdgeState
 from opsdeck_cdn.engines import Cache, Front
 from opsdeck_cdn.render import layout
 from opsdeck_cdn.render.generation import Generation, generation
@@ -83,6 +84,7 @@ class _Work:
     """Edges that have what they should: they are proven again, and not switched."""
     restart: set[str] = field(default_factory=set)
     """Edges that get another Caddy or unit, for which a reload is not enough."""
+    states: dict[str, EdgeState] = field(default_factory=dict)
     faults: dict[str, OpsDeckError] = field(default_factory=dict)
     account: dict[str, Sensitive] = field(default_factory=dict)
     named: set[str] = field(default_factory=set)
@@ -95,17 +97,18 @@ class _Work:
         try:
             edge, made = self.model.edge(host), self.generations[host]
             step.note("making ready")
-            state = await edgehost.look(step, origins.names(self.model))
+            state = self.states[host] = await edgehost.look(step, origins.names(self.model))
             for fault in edgehost.wrong(edge, state):
                 raise fault
             origins.check(self.model, state.names, host)
             changed = await edgehost.prepare(step, self.program, made)
-            same = not changed and await edgehost.in_force(step, state.current, made)
+            row = self.model.rows[host]
+            same = not changed and row.files == made.digests and await edgehost.in_force(step, state.current, made)
             # The link may have been set, and the engines not told, when the way to the edge broke.
             same = same and not await proof.serves(edge, made.id)
             if changed:
                 self.restart.add(host)
-            self.staged[host] = state.current if same else await edgehost.stage(step, made)
+            self.staged[host] = state.current if same else await edgehost.stage(step, made, row.generation)
             if same:
                 self.same.add(host)
             step.note("as it should be" if same else "checked")
@@ -134,8 +137,7 @@ class _Work:
 
     async def _switch(self, step: StepRun) -> Receipt:
         host = step.host.name
-        edge, made = self.model.edge(host), self.generations[host]
-        state = await edgehost.look(step)
+        edge, made, state = self.model.edge(host), self.generations[host], self.states[host]
         if not self.account and state.accounts:
             self.account = await edgehost.read_account(step, state.accounts)
         elif self.account:
@@ -170,7 +172,6 @@ class _Work:
             step.log(note)
         if not self.account:
             self.account = await edgehost.read_account(step, (await edgehost.look(step)).accounts)
-        await edgehost.prune(step)
         await book.deployed(step.job.db, host, self.staged[host], made.digests, seen.lives)
         step.note(f"serves {made.id}")
         step.log(f"generation {made.id} proven from outside", "good")
@@ -215,7 +216,7 @@ async def _run(job: JobRun, params: DeployParams) -> Receipt:
             hint=(fault.hint if fault else None) or "see the log of its step",
         )
     ready = [host for host in names if host in work.staged]
-    await _find_account(job, work, ready)
+    await _find_account(job, work)
     failed = await _switch_all(job, work, [host for host in ready if host not in work.lost])
     silent = await naming.announce(job)
     return {"failed": failed + len(work.lost) + silent, "edges": names, "not_reached": work.lost,
@@ -258,22 +259,26 @@ async def _switch_all(job: JobRun, work: _Work, ready: Sequence[str]) -> int:
     return len(failed)
 
 
-async def _find_account(job: JobRun, work: _Work, hosts: Sequence[str]) -> None:
+async def _find_account(job: JobRun, work: _Work) -> None:
     """Take the ACME account from the first edge that has one; each needs the same to answer for the others."""
 
-    async def look(step: StepRun) -> Receipt | None:
+    async def read(step: StepRun) -> Receipt | None:
+        host = step.host.name
         try:
-            if not work.account and (names := (await edgehost.look(step)).accounts):
-                work.account = await edgehost.read_account(step, names)
+            state = work.states.get(host) or await edgehost.look(step)
+            work.account = await edgehost.read_account(step, state.accounts)
         except LINK:
-            await work.lose(step)
+            if host in work.generations:
+                await work.lose(step)
             raise
         return None
 
-    for host in hosts:
-        if work.account or work.model.rows[host].generation == "":
-            continue
-        await job.each(look, [host], parallel=1)
+    known = [host for host, state in work.states.items() if state.accounts]
+    # When none of those that are deployed has one, an edge that is not may: a new edge joins the others.
+    others = [host for host, row in work.model.rows.items() if row.generation and host not in work.generations]
+    for host in (*known, *others):
+        if not work.account and host not in work.lost:
+            await job.each(read, [host])
 
 
 async def _plan(run: PlanRun, params: DeployParams) -> Plan:
