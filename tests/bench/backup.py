@@ -48,7 +48,7 @@ SERVER = (
     "[mariadbd]\ninnodb_buffer_pool_size = 1G\ninnodb_log_file_size = 512M\nlog_bin = bin\n"
     "binlog_expire_logs_seconds = 3600\n"
 )
-PIPE = """renice -n 10 $$ >/dev/null; ionice -c2 -n7 -p $$; echo 10 >/proc/self/autogroup
+PIPE = """renice -n 5 $$ >/dev/null; ionice -c2 -n7 -p $$; echo 5 >/proc/self/autogroup
 set -o pipefail; rm -rf /tmp/scratch; mkdir -p /tmp/scratch
 {engine} 2>/tmp/engine.log | zstd -q -T2 -1 | age -r {key} |
 {rclone} --config /root/hand.conf rcat --s3-chunk-size 16Mi --s3-upload-concurrency 2 store:backups/hand"""
