@@ -93,11 +93,10 @@ def counted(console: Any, name: str) -> int:
     return int(console.do(look))
 
 
-def submit(page: Any, *, planned: bool = False) -> None:
-    """Run the action whose form is shown, after a look at its plan where it has one."""
+def submit(page: Any) -> None:
+    """Run the action whose form is shown, after a look at what would happen."""
     page.locator("form.card button.main-act").click()
-    if planned:
-        page.locator("#plan .consent button").click()
+    page.locator("#plan .consent button").click()
     page.wait_for_url(re.compile(r"/jobs/\d+$"))
     page.locator("#title .chip.ok").wait_for()
 
@@ -136,11 +135,11 @@ def test_a_sync_is_added_and_changed_while_its_neighbour_goes_on(
         admin.goto("/p/search_sync/syncs/names")
         admin.get_by_role("link", name="Change").click()
         admin.locator("textarea[name=mapping]").fill(json.dumps(mapping | {"constants": {"kind": "item"}}))
-        submit(admin, planned=True)
+        submit(admin)
         admin.goto("/p/search_sync/syncs/names")
         admin.get_by_text("the index has them after a rebuild").wait_for()
         admin.locator("header").get_by_role("link", name="Rebuild").click()
-        submit(admin, planned=True)
+        submit(admin)
         until(lambda: meili.documents("names").get("7") == {"id": 7, "name": "title 7", "kind": "item"})
         admin.goto("/p/search_sync/syncs/names")
         admin.locator("header").get_by_role("link", name="Swap back").click()
