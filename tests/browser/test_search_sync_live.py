@@ -94,12 +94,10 @@ def counted(console: Any, name: str) -> int:
 
 
 def submit(page: Any) -> None:
-    """Run the action whose form is shown, after a look at its plan where it has one."""
+    """Run the action whose form is shown, after a look at what would happen."""
     page.locator("form.card button.main-act").click()
-    page.wait_for_function("location.pathname.startsWith('/jobs/') || document.querySelector('#plan .consent button')")
-    if "/jobs/" not in page.url:
-        page.locator("#plan .consent button").click()
-        page.wait_for_url(re.compile(r"/jobs/\d+$"))
+    page.locator("#plan .consent button").click()
+    page.wait_for_url(re.compile(r"/jobs/\d+$"))
     page.locator("#title .chip.ok").wait_for()
 
 
