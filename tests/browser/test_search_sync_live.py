@@ -104,6 +104,7 @@ def submit(page: Any) -> None:
 def test_a_sync_is_added_and_changed_while_its_neighbour_goes_on(
     admin: Any, console: Any, shop: Any, meili: Any, items: None
 ) -> None:
+    until(lambda: counted(console, "items") >= 200)  # the copy's own are written down with the next second
     before, began = counted(console, "items"), status(console, "items").since
     stop, written = threading.Event(), 0
 
