@@ -47,7 +47,7 @@ rm /var/tmp/base.tar
 END = """
 docker ps -aq | xargs -r docker rm -f
 systemctl stop docker.socket docker containerd
-rmdir /sys/fs/cgroup/devices/docker
+find /sys/fs/cgroup/devices/docker -depth -type d -exec rmdir {} +
 """
 LEFT_OUT = (
     "usr/share/doc",
