@@ -343,9 +343,9 @@ async def console(folder: Path, fleet: Fleet, config: str) -> AsyncIterator[Deck
     if new:
         settings.home.mkdir(mode=0o700)
         Keyring.create(settings.key_file)
-        database = Database(settings.url)
-        await upgrade(database, plugins)
-        await database.close()
+    database = Database(settings.url)
+    await upgrade(database, plugins)
+    await database.close()
     async with Deck.open(settings, plugins=plugins, kind="server") as deck:
         if new:
             for name, value, kind in (
