@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 from databases import a_postgres, a_postgres_shop
-from opsdeck_search_sync import ledger
+from opsdeck_search_sync import ledger, standing
 from searches import a_meilisearch
 
 from opsdeck.actor import Actor, Door, Role
@@ -87,8 +87,7 @@ def counted(console: Any, name: str) -> int:
     """Documents written and removed so far, as the pages count them."""
 
     async def look(deck: Any) -> int:
-        whole = await ledger.whole(deck.db, name)
-        return sum(row.written + row.removed for row in await ledger.minutes(deck.db, name, whole.sync.created))
+        return sum(row.written + row.removed for row in await standing.last_hour(deck.db, name))
 
     return int(console.do(look))
 
