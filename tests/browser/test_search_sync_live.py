@@ -56,7 +56,9 @@ def until(what: Callable[[], Any], seconds: float = 40) -> None:
 @pytest.fixture
 def items(console: Any, shop: Any, meili: Any) -> Iterator[None]:
     """The sync `items`, which follows; everything is removed after the test."""
+    shop.sql("TRUNCATE item")
     shop.fill(200)
+    meili.empty()
     act(
         console, "save_source", name="shop", kind="postgres", port=shop.server.port, database=shop.name, user="postgres"
     )
