@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import pytest
 from databases import a_postgres, a_postgres_shop
-from opsdeck_search_sync import ledger
+from opsdeck_search_sync import ledger, standing
 from searches import a_meilisearch
 
 from opsdeck.actor import Actor, Door, Role
@@ -56,7 +56,9 @@ def until(what: Callable[[], Any], seconds: float = 40) -> None:
 @pytest.fixture
 def items(console: Any, shop: Any, meili: Any) -> Iterator[None]:
     """The sync `items`, which follows; everything is removed after the test."""
+    shop.sql("TRUNCATE item")
     shop.fill(200)
+    meili.empty()
     act(
         console, "save_source", name="shop", kind="postgres", port=shop.server.port, database=shop.name, user="postgres"
     )
@@ -87,8 +89,7 @@ def counted(console: Any, name: str) -> int:
     """Documents written and removed so far, as the pages count them."""
 
     async def look(deck: Any) -> int:
-        whole = await ledger.whole(deck.db, name)
-        return sum(row.written + row.removed for row in await ledger.minutes(deck.db, name, whole.sync.created))
+        return sum(row.written + row.removed for row in await standing.last_hour(deck.db, name))
 
     return int(console.do(look))
 
