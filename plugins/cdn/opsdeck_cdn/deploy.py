@@ -150,9 +150,8 @@ class _Work:
             else:
                 await edgehost.switch(step, self.staged[host], made, restart=host in self.restart)
             await proof.alive(edge, made.id)
-            alone = not any(other.admitted for other in self.model.edges) and host not in self.named
-            if alone or (self.model.new_names and not self.named):
-                # The CA must find somebody at the names: this edge while nobody serves yet, else whoever does.
+            if not any(other.admitted for other in self.model.edges) and host not in self.named:
+                # The CA must find somebody at the names; while nobody serves yet, that is this edge.
                 self.named.add(host)
                 await naming.announce(step.job, also=host)
             settled = await purging.settle(step)
@@ -216,6 +215,9 @@ async def _run(job: JobRun, params: DeployParams) -> Receipt:
         )
     ready = [host for host in names if host in work.staged]
     await _find_account(job, work, ready)
+    if model.new_names and any(edge.admitted for edge in model.edges):
+        # The CA asks for a new name as soon as the first edge has it, and any edge answers.
+        await naming.announce(job)
     failed = await _switch_all(job, work, [host for host in ready if host not in work.lost])
     silent = await naming.announce(job)
     return {"failed": failed + len(work.lost) + silent, "edges": names, "not_reached": work.lost,
