@@ -27,7 +27,6 @@ from opsdeck.api import (
     Program,
     Receipt,
     Refused,
-    Sensitive,
     StepRun,
     Targets,
     Unavailable,
@@ -36,7 +35,8 @@ from opsdeck.api import (
     artefacts,
     files,
 )
-from opsdeck_cdn import book, caddy, edgehost, naming, origins, proof, purging
+from opsdeck_cdn import account, book, caddy, edgehost, naming, origins, proof, purging
+from opsdeck_cdn.account import Account
 from opsdeck_cdn.book import Model
 from opsdeck_cdn.engines import Cache, Front
 from opsdeck_cdn.render import layout
@@ -84,7 +84,9 @@ class _Work:
     restart: set[str] = field(default_factory=set)
     """Edges that get another Caddy or unit, for which a reload is not enough."""
     faults: dict[str, OpsDeckError] = field(default_factory=dict)
-    account: dict[str, Sensitive] = field(default_factory=dict)
+    account: Account | None = None
+    accounts: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    """By host: the files of ACME accounts that an edge has, with their sha256."""
     named: set[str] = field(default_factory=set)
     lost: list[str] = field(default_factory=list)
     """Edges whose link ended under way: left out of DNS, and no word against the configuration."""
@@ -99,6 +101,7 @@ class _Work:
             for fault in edgehost.wrong(edge, state):
                 raise fault
             origins.check(self.model, state.names, host)
+            self.accounts[host] = state.accounts
             changed = await edgehost.prepare(step, self.program, made)
             same = not changed and await edgehost.in_force(step, state.current, made)
             # The link may have been set, and the engines not told, when the way to the edge broke.
@@ -136,10 +139,8 @@ class _Work:
         host = step.host.name
         edge, made = self.model.edge(host), self.generations[host]
         state = await edgehost.look(step)
-        if not self.account and state.accounts:
-            self.account = await edgehost.read_account(step, state.accounts)
-        elif self.account:
-            await edgehost.give_account(step, self.account, state.accounts)
+        if self.account is not None:
+            await account.give(step, self.account, self.model.setup, state.accounts)
         step.note("switching")
         # What was proven last, which is not what a switch that broke off has left there.
         before = state.current and (self.model.rows[host].generation or state.current)
@@ -167,8 +168,6 @@ class _Work:
             raise
         for note in seen.notes:
             step.log(note)
-        if not self.account:
-            self.account = await edgehost.read_account(step, (await edgehost.look(step)).accounts)
         await edgehost.prune(step)
         await book.deployed(step.job.db, host, self.staged[host], made.digests, seen.lives)
         step.note(f"serves {made.id}")
@@ -214,7 +213,8 @@ async def _run(job: JobRun, params: DeployParams) -> Receipt:
             hint=(fault.hint if fault else None) or "see the log of its step",
         )
     ready = [host for host in names if host in work.staged]
-    await _find_account(job, work, ready)
+    if ready:
+        await _find_account(job, work, ready)
     if model.new_names and any(edge.admitted for edge in model.edges):
         # The CA asks for a new name as soon as the first edge has it, and any edge answers.
         await naming.announce(job)
@@ -261,21 +261,33 @@ async def _switch_all(job: JobRun, work: _Work, ready: Sequence[str]) -> int:
 
 
 async def _find_account(job: JobRun, work: _Work, hosts: Sequence[str]) -> None:
-    """Take the ACME account from the first edge that has one; each needs the same to answer for the others."""
+    """Take the key of the ACME account from an edge that has it, also one that is not meant; make it for the first.
 
-    async def look(step: StepRun) -> Receipt | None:
+    Raises `Unavailable` when only edges have it that cannot be reached: with another key they would not answer for
+    these.
+    """
+    deployed = [edge.host for edge in work.model.edges if work.model.rows[edge.host].generation]
+
+    async def read(step: StepRun) -> Receipt | None:
+        host = step.host.name
         try:
-            if not work.account and (names := (await edgehost.look(step)).accounts):
-                work.account = await edgehost.read_account(step, names)
+            seen = work.accounts.get(host) or (await edgehost.look(step)).accounts
+            work.account = await account.read(step, work.model.setup, seen)
         except LINK:
-            await work.lose(step)
+            if host in hosts:
+                await work.lose(step)
             raise
         return None
 
-    for host in hosts:
-        if work.account or work.model.rows[host].generation == "":
-            continue
-        await job.each(look, [host], parallel=1)
+    failed = 0
+    for host in sorted(dict.fromkeys((*hosts, *deployed)), key=lambda host: (host not in deployed, host not in hosts)):
+        if work.account is None and (work.accounts.get(host) or host not in hosts):
+            failed += await job.each(read, [host], parallel=1)
+    if work.account is None and failed:
+        raise Unavailable(
+            "no edge that has the ACME account can be reached.", hint="bring one back, or take it out: `remove_edge`"
+        )
+    work.account = work.account or Account.make()
 
 
 async def _plan(run: PlanRun, params: DeployParams) -> Plan:
