@@ -332,6 +332,8 @@ async def _plan(run: PlanRun, params: DeployParams) -> Plan:
             return ()
 
     seen: Mapping[str, tuple[Change, ...]] = await run.gather(guarded, [edge.host for edge in edges], parallel=8)
+    if len(lost) == len(edges):
+        raise Unavailable(f"none of the edges can be reached: {lost[0]}", hint="`opsdeck host check` says why")
     changes = tuple(change for edge in edges for change in seen[edge.host])
     return Plan(changes, (*notes, *lost))
 
