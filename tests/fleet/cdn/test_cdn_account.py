@@ -56,13 +56,9 @@ async def test_every_edge_answers_for_every_other(cdn: Any) -> None:
         await cdn.good("deploy", certificate_wait=40)
         for edge in EDGES:
             assert set(keys(cdn, edge, cdn.pebble.directory).values()) == {before}
-            (told,) = [
-                json.loads(path.read_text())
-                for path in (cdn.fleet.host(edge).root / account.folder(cdn.pebble.directory).lstrip("/")).glob(
-                    "default/default.json"
-                )
-            ]
-            assert told["status"] == "valid"
+            root = cdn.fleet.host(edge).root / account.folder(cdn.pebble.directory).lstrip("/")
+            told = [json.loads(path.read_text())["status"] for path in root.glob("*/*.json")]
+            assert "valid" in told, (edge, told)
     finally:
         await cdn.run("remove_site", name="many")
         await cdn.good("setup", acme_email="ops@site.test")

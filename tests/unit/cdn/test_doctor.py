@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 from opsdeck_cdn import book, certificates, checkup, doctor, naming, plugin, purging, sight
-from opsdeck_cdn.models import DebtRow, SetupRow, TrafficRow
+from opsdeck_cdn.models import DebtRow, NameServerRow, SetupRow, TrafficRow
 from opsdeck_cdn.sites import Life
 from opsdeck_cdn.web.views import edge_line, site_line
 from sqlmodel import select
@@ -223,6 +223,32 @@ async def test_name_servers_keep_their_numbers(deck):
 async def test_a_purge_that_reaches_no_edge_at_all_says_so(deck):
     job = await deck.jobs.run(Submission("cdn", "purge", {"what": "site", "site": "s"}), BOSS)
     assert (job.state, "no edge keeps anything yet" in job.error) == ("failed", True)
+
+
+async def test_the_last_edge_that_dns_can_name_is_not_removed(deck):
+    await do(deck, "setup", zone="cdn.test")
+    async with deck.db.write() as session:
+        session.add(NameServerRow(host="ns", address="192.0.2.8", number=1))
+        session.add(Host(name="e3", address="192.0.2.3"))
+    await book.deployed(deck.db, "e1", "g", {}, {})
+    job = await deck.jobs.run(Submission("cdn", "remove_edge", {"host": "e1"}, confirm="remove_edge"), BOSS)
+    assert "the last edge that DNS can name" in job.error
+    assert [edge.host for edge in (await book.load(deck.db)).edges] == ["e1", "e2"]
+    # It may go when there is nothing that it would have to be named for.
+    await do(deck, "remove_site", name="s")
+    async with deck.db.write() as session:
+        await session.delete((await session.exec(select(NameServerRow))).one())
+    await do(deck, "remove_edge", host="e1")
+
+
+@pytest.mark.parametrize("alone", [{"caddy_version": "2.99.0"}, {"caddy_sha256": "0" * 64}, {"caddy_arch": "arm64"}])
+async def test_settings_of_caddy_that_would_do_nothing_are_refused(deck, alone):
+    with pytest.raises(Invalid, match="says nothing without its source"):
+        await do(deck, "setup", **alone)
+    given = {"caddy_source": "https://a.test/caddy", "caddy_sha256": "0" * 64, "caddy_version": "2.11.7"}
+    await do(deck, "setup", **given, caddy_arch="arm64")
+    caddy = (await book.load(deck.db)).setup.caddy
+    assert (caddy.version, caddy.arch) == ("2.11.7", "arm64")
 
 
 async def test_the_last_edge_that_serves_is_not_drained(deck):
