@@ -25,11 +25,12 @@ PACKAGES = {
     "mariadbd": "mariadb-server-core",
     "my_print_defaults": "mariadb-client-core",
     "chromium": "chromium",
+    "libatomic.so.1": "libatomic1",
     "sudo": "sudo",
     "fish": "fish",
     "tcsh": "tcsh",
 }
-"""Each program that the tests use, with the Debian package that has it."""
+"""Each program that the tests use (and the library that Playwright's does), with the Debian package that has it."""
 
 SERVICES = {"openssh-server": "ssh.service", "postgresql": "postgresql.service"}
 
@@ -98,7 +99,11 @@ def lacking() -> list[str]:
 def found(program: str) -> bool:
     """Say whether a program is here, also where Debian puts those of administrators and of PostgreSQL."""
     path = os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/sbin"
-    return bool(shutil.which(program, path=path)) or any(Path("/usr/lib/postgresql").glob(f"*/bin/{program}"))
+    elsewhere = [
+        *Path("/usr/lib").glob(f"postgresql/*/bin/{program}"),
+        *Path("/usr/lib").glob(f"*-linux-gnu/{program}"),
+    ]
+    return bool(shutil.which(program, path=path) or elsewhere)
 
 
 def install_packages() -> None:

@@ -412,7 +412,10 @@ def peer_program() -> Path:
 
 
 def peer(rows: int) -> None:
-    """Copy and follow with meilisync, then with us, from one MariaDB into one stand-in each."""
+    """Copy and follow with meilisync, then with us, from one MariaDB into one stand-in each.
+
+    The column `price` is left out for meilisync: a DECIMAL ends it, since it cannot be written as JSON there.
+    """
     program = peer_program()
     with started("mariadb") as shop, standin() as url:
         shop.bulk(1, rows)
@@ -423,17 +426,17 @@ def peer(rows: int) -> None:
             "source": {"type": "mysql", "host": "127.0.0.1", "port": shop.port, "user": "sync", "password": "s3cret",
                        "database": shop.place.database, "server_id": 4242},
             "meilisearch": {"api_url": url, "api_key": "", "insert_size": 2000, "insert_interval": 1},
-            "sync": [{"table": "item", "full": True}],
+            "sync": [{"table": "item", "full": True, "fields": {"id": None, "title": None, "note": None, "n": None}}],
         }))  # fmt: skip
         with (folder / "log").open("ab") as log:
             begun = time.perf_counter()
             process = subprocess.Popen([program, "-c", config, "start"], stdout=log, stderr=log, cwd=folder)
-            copied = until_count(url, "item", rows, 120)
+            copied = until_count(url, "item", rows, 20)
             took = time.perf_counter() - begun
             time.sleep(2)
             begun = time.perf_counter()
             shop.bulk(rows + 1, rows)
-            followed = until_count(url, "item", 2 * rows, 30) - rows
+            followed = until_count(url, "item", 2 * rows, 10) - copied
             follow_took = time.perf_counter() - begun
             process.terminate()
             process.wait(10)

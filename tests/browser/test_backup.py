@@ -142,6 +142,7 @@ def test_the_list_says_what_is_wrong_and_leads_to_the_chain(kept: Any, admin: An
 def test_the_wizard_says_what_it_takes_and_asks_for_consent_only_after_a_look(kept: Any, admin: Any) -> None:
     admin.goto("/p/backup/shop/restore")
     assert "web1, where it ran" in admin.inner_text("select[name=onto]")
+    assert admin.locator("input[name=unit]").input_value() == "", "MySQL's is another than MariaDB's"
     newest = admin.inner_text("#about")
     with admin.expect_response("**/p/backup/shop/restore?backup=*"):
         admin.select_option("select[name=backup]", kept[0].id)

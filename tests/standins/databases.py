@@ -27,6 +27,10 @@ import pymongo
 import pymongo.errors
 import pymysql
 import pytest
+from opsdeck_search_sync.sources.place import Place
+from pymongo.uri_parser import parse_uri
+
+from opsdeck.secrets.sensitive import Sensitive
 
 
 def free_port() -> int:
@@ -275,8 +279,14 @@ class Mongo:
     def __init__(self, folder: Path | None, url: str = "", **options: str) -> None:
         self.folder, self.url, self.options = folder, url, options
         self.process: subprocess.Popen[bytes] | None = None
-        seed = pymongo.MongoClient(url, connect=False).nodes if url else None
-        self.port = int(url.rpartition(":")[2].partition("/")[0]) if seed is not None else free_port()
+        told = parse_uri(url) if url else {"nodelist": [("127.0.0.1", free_port())]} | options
+        self.address, self.port = told["nodelist"][0]
+        self.user = told.get("username") or options.get("user", "")
+        self.password = told.get("password") or options.get("password", "")
+
+    def place(self, database: str, password: str | None = None) -> Place:
+        """Give where a reader finds a database, and as whom."""
+        return Place(self.address, self.port, database, self.user, Sensitive(password or self.password))
 
     @property
     def stand_in(self) -> bool:
@@ -302,11 +312,9 @@ class Mongo:
     def connect(self) -> pymongo.MongoClient[Any]:
         if self.url:
             return pymongo.MongoClient(self.url, directConnection=True)
-        login = (
-            {"username": self.options["user"], "password": self.options["password"]} if "user" in self.options else {}
-        )
+        login: dict[str, Any] = {"username": self.user, "password": self.password} if self.user else {}
         return pymongo.MongoClient(
-            "127.0.0.1", self.port, directConnection=True, serverSelectionTimeoutMS=5000, **login
+            self.address, self.port, directConnection=True, serverSelectionTimeoutMS=5000, **login
         )
 
     def kill(self, how: int = signal.SIGKILL) -> None:

@@ -37,7 +37,6 @@ KINDS = {
 FLAGS = {
     "get": {"output", "ignore-not-found", "selector"},
     "scale": {"replicas", "timeout", "current-replicas"},
-    "rollout": {"timeout", "watch"},
     "wait": {"for", "timeout", "selector"},
     "create": {"filename"},
     "delete": {"cascade", "wait", "timeout", "ignore-not-found"},
@@ -323,15 +322,13 @@ def main() -> None:
         for pod in cluster.chosen("pod", f"job-name={name}"):
             stop(cluster, pod["metadata"]["name"])
         del cluster.all[f"{one['kind']}/{name}"]
-    elif verb == "rollout":
-        if words[:1] != ["status"]:
-            die("error: the stand-in has rollout status only")
-        pod = cluster.all.get(f"Pod/{cluster.need(words[1])['metadata']['name']}-0")
-        time.sleep(1)
-        if pod is None or ("pid" in pod and not alive(pod["pid"])):
-            die("error: timed out waiting for the condition")
     elif verb == "wait":
-        if flags["for"] == "delete":
+        if flags["for"] == "jsonpath={.status.readyReplicas}=1":
+            pod = cluster.all.get(f"Pod/{cluster.need(words[0])['metadata']['name']}-0")
+            time.sleep(1)
+            if pod is None or ("pid" in pod and not alive(pod["pid"])):
+                die("error: timed out waiting for the condition on statefulsets")
+        elif flags["for"] == "delete":
             if cluster.all.get("Pod/" + words[0].removeprefix("pod/")) is not None:
                 die("error: timed out waiting for the condition on pods")
         elif flags["for"] != "condition=Ready" or not cluster.chosen("pod", flags["selector"]):

@@ -363,7 +363,11 @@ class Server:
         store = self.store
         match (method, parts):
             case ("GET", ["version"]):
-                return 200, {"commitSha": "stand-in", "commitDate": "", "pkgVersion": "1.50.0"}
+                return 200, {
+                    "commitSha": "stand-in",
+                    "commitDate": "",
+                    "pkgVersion": self.faults.get("version", "1.50.0"),
+                }
             case ("GET", ["tasks"]):
                 return 200, self.tasks(query)
             case ("GET", ["tasks", uid]):

@@ -38,6 +38,7 @@ from opsdeck.api import (
 from opsdeck_cdn import account, book, caddy, edgehost, naming, origins, proof, purging
 from opsdeck_cdn.account import Account
 from opsdeck_cdn.book import Model
+from opsdeck_cdn.edgehost import EdgeState
 from opsdeck_cdn.engines import Cache, Front
 from opsdeck_cdn.render import layout
 from opsdeck_cdn.render.generation import Generation, generation
@@ -83,10 +84,9 @@ class _Work:
     """Edges that have what they should: they are proven again, and not switched."""
     restart: set[str] = field(default_factory=set)
     """Edges that get another Caddy or unit, for which a reload is not enough."""
+    states: dict[str, EdgeState] = field(default_factory=dict)
     faults: dict[str, OpsDeckError] = field(default_factory=dict)
     account: Account | None = None
-    accounts: dict[str, Mapping[str, str]] = field(default_factory=dict)
-    """By host: the files of ACME accounts that an edge has, with their sha256."""
     named: set[str] = field(default_factory=set)
     lost: list[str] = field(default_factory=list)
     """Edges whose link ended under way: left out of DNS, and no word against the configuration."""
@@ -97,18 +97,18 @@ class _Work:
         try:
             edge, made = self.model.edge(host), self.generations[host]
             step.note("making ready")
-            state = await edgehost.look(step, origins.names(self.model))
+            state = self.states[host] = await edgehost.look(step, origins.names(self.model))
             for fault in edgehost.wrong(edge, state):
                 raise fault
             origins.check(self.model, state.names, host)
-            self.accounts[host] = state.accounts
             changed = await edgehost.prepare(step, self.program, made)
-            same = not changed and await edgehost.in_force(step, state.current, made)
+            row = self.model.rows[host]
+            same = not changed and row.files == made.digests and await edgehost.in_force(step, state.current, made)
             # The link may have been set, and the engines not told, when the way to the edge broke.
             same = same and not await proof.serves(edge, made.id)
             if changed:
                 self.restart.add(host)
-            self.staged[host] = state.current if same else await edgehost.stage(step, made)
+            self.staged[host] = state.current if same else await edgehost.stage(step, made, row.generation)
             if same:
                 self.same.add(host)
             step.note("as it should be" if same else "checked")
@@ -137,8 +137,7 @@ class _Work:
 
     async def _switch(self, step: StepRun) -> Receipt:
         host = step.host.name
-        edge, made = self.model.edge(host), self.generations[host]
-        state = await edgehost.look(step)
+        edge, made, state = self.model.edge(host), self.generations[host], self.states[host]
         if self.account is not None:
             await account.give(step, self.account, self.model.setup, state.accounts)
         step.note("switching")
@@ -168,7 +167,6 @@ class _Work:
             raise
         for note in seen.notes:
             step.log(note)
-        await edgehost.prune(step)
         await book.deployed(step.job.db, host, self.staged[host], made.digests, seen.lives)
         step.note(f"serves {made.id}")
         step.log(f"generation {made.id} proven from outside", "good")
@@ -271,8 +269,8 @@ async def _find_account(job: JobRun, work: _Work, hosts: Sequence[str]) -> None:
     async def read(step: StepRun) -> Receipt | None:
         host = step.host.name
         try:
-            seen = work.accounts.get(host) or (await edgehost.look(step)).accounts
-            work.account = await account.read(step, work.model.setup, seen)
+            state = work.states.get(host) or await edgehost.look(step)
+            work.account = await account.read(step, work.model.setup, state.accounts)
         except LINK:
             if host in hosts:
                 await work.lose(step)
@@ -281,7 +279,7 @@ async def _find_account(job: JobRun, work: _Work, hosts: Sequence[str]) -> None:
 
     failed = 0
     for host in sorted(dict.fromkeys((*hosts, *deployed)), key=lambda host: (host not in deployed, host not in hosts)):
-        if work.account is None and (work.accounts.get(host) or host not in hosts):
+        if work.account is None and (host not in hosts or work.states[host].accounts):
             failed += await job.each(read, [host], parallel=1)
     if work.account is None and failed:
         raise Unavailable(

@@ -212,14 +212,15 @@ async def in_force(step: StepRun, current: str, generation: Generation) -> bool:
     return same and all(state.active == "active" and state.enabled for state in states)
 
 
-async def stage(step: StepRun, generation: Generation) -> str:
+async def stage(step: StepRun, generation: Generation, proven: str) -> str:
     """Put a generation beside the one in force and let both engines check it; give its folder's name.
 
-    Raises `CheckRefused` with the engine's own words; what serves is untouched either way.
+    Of older ones the newest few stay, and `proven`, the one to go back to. Raises `CheckRefused` with the engine's own
+    words; what serves is untouched either way.
     """
     name = f"{stamp(utcnow())}-{generation.id}"
     folder = f"{layout.GENERATIONS}/{name}"
-    await step.run(Command(("install", "-d", "-m", "0755", folder), sudo=True), log=False)
+    await step.run(Script(shell("make_room"), (layout.ROOT, name, str(KEPT), proven), sudo=True), log=False)
     await files.apply(
         step,
         [
@@ -275,8 +276,3 @@ async def back(step: StepRun, folder: str, generation: Generation) -> None:
     for engine in reversed(generation.engines):
         await units.act(step, units.Act.DISABLE, engine.unit)
         await units.act(step, units.Act.STOP, engine.unit)
-
-
-async def prune(step: StepRun) -> None:
-    """Remove old generations."""
-    await step.run(Script(shell("prune"), (layout.ROOT, str(KEPT)), sudo=True), check=False, log=False)

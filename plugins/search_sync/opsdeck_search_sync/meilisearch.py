@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -25,6 +26,9 @@ LATER = frozenset(
 LATE, GONE = 60.0, 15.0
 """Seconds after which a request that nobody answered is taken for lost: in general, and when its link broke, since what
 was sent has left us and a part of a request is none."""
+
+OLDEST = (1, 26)
+"""The first version whose tasks tell the mark (`customMetadata`) of the request that they come from."""
 
 RUNS = "see that it runs and that the address is right"
 
@@ -174,8 +178,11 @@ class Meilisearch:
         raise Rejected(problem, answer.status_code)
 
     async def version(self) -> str:
-        """Give the server's version."""
-        return str((await self.call("GET", "/version"))["pkgVersion"])
+        """Give the server's version. Raises `Refused` for one that does not mark its tasks as we ask it to."""
+        version = str((await self.call("GET", "/version"))["pkgVersion"])
+        if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
+            raise Refused(f"Meilisearch {version} is too old.", field="url", hint="update it to 1.26 or later")
+        return version
 
     async def create(self, index: str, primary_key: str) -> int:
         """Make an index; give the task."""

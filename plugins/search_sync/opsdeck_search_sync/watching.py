@@ -46,6 +46,8 @@ class Watch:
         self._goals: dict[int, tuple[str, float]] = {}
         """Where the log ended at some look, and since when that was not reached."""
         self._pruned = 0.0
+        self._well: set[str] = set()
+        """Incidents that are known to be closed."""
 
     async def look(self, sync: Sync, lanes: Mapping[int, Lane], stops: tuple[type[OpsDeckError], ...]) -> Seen:
         """Look at every lane; an error of the kinds `stops` is a fault of its lane, others are raised."""
@@ -111,9 +113,11 @@ class Watch:
     async def _incident(self, what: str, wrong: bool, words: str, detail: str) -> None:
         key = f"search_sync:{self._name}:{what}"
         if wrong:
+            self._well.discard(what)
             await self._run.open_incident(key, f"The sync {self._name} {words}", detail=detail, severity="attention")
-        else:
+        elif what not in self._well:
             await self._run.close_incident(key)
+            self._well.add(what)
 
 
 def guard(sync: Sync, head: Head) -> None:

@@ -72,21 +72,19 @@ class Attendance:
                 if not line:
                     raise EOFError
             _send(writer, "log on", "state on", "bytecount 5", "state", *(("hold release",) if self._free else ()))
+            looked = time.monotonic()
             while True:
-                try:
+                with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(TICK):
-                        line = await reader.readline()
-                    if not line:
-                        raise EOFError
+                        line = await _line(reader)
                     self._hear(line.decode("utf-8", "replace").strip(), writer)
                     if reader.at_eof():
                         raise EOFError
-                except TimeoutError:
+                if time.monotonic() - looked >= TICK * 0.9:  # also while it talks without end
                     await self._code(writer)
                     if done(await self._write(door)):
                         return self._tunnel
-                except ValueError:  # a line longer than any of OpenVPN's
-                    raise EOFError from None
+                    looked = time.monotonic()
         finally:
             writer.close()
 
@@ -197,6 +195,17 @@ class Attendance:
         except (Unavailable, Refused) as fault:
             self._probe_fault, self._latency = fault.message, None
         self._probed = time.monotonic()
+
+
+async def _line(reader: asyncio.StreamReader) -> bytes:
+    """Read a line. Raises `EOFError` at the end, and for one that is longer than any of OpenVPN's."""
+    try:
+        line = await reader.readline()
+    except ValueError:
+        line = b""
+    if not line:
+        raise EOFError
+    return line
 
 
 def _send(writer: asyncio.StreamWriter, *lines: str) -> None:

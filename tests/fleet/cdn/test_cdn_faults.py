@@ -304,3 +304,17 @@ async def test_a_caddy_that_does_not_run_is_taken_back(served: Any, tmp_path: Pa
         server.shutdown()
         await cdn.good("setup", caddy_source="")
     await cdn.good("deploy")
+
+
+@pytest.mark.campaign
+async def test_an_edge_that_joins_gets_the_account_of_the_others(served: Any) -> None:
+    cdn = served
+    host = cdn.fleet.host(E3)
+    host.execute(["systemctl", "stop", "opsdeck-cdn-front"])
+    host.execute(["rm", "-rf", "/var/lib/opsdeck-cdn/caddy"])
+    await cdn.good("remove_edge", host=E3)
+    await cdn.good("edge", host=E3)
+    # The name leads to another edge, which answers the CA by the account that both have.
+    await cdn.good("deploy", edges=[E3], certificate_wait=60)
+    look = ["sh", "-c", "cat $(find /var/lib/opsdeck-cdn/caddy/acme -name '*.key' | sort) | sha256sum"]
+    assert host.execute(look) == cdn.fleet.host(E1).execute(look)

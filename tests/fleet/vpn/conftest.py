@@ -307,7 +307,13 @@ class Gateway:
     async def run(self, action: str, tunnel: str, **params: object) -> Job:
         """Run an action to its end."""
         confirm = action if action == "remove" else None
-        return await self.deck.jobs.run(Submission("vpn", action, {"tunnel": tunnel, **params}, confirm=confirm), BOSS)
+        wish = Submission("vpn", action, {"tunnel": tunnel, **params}, confirm=confirm)
+        try:
+            async with asyncio.timeout(200):
+                return await self.deck.jobs.run(wish, BOSS)
+        except TimeoutError:
+            (job,) = await self.deck.jobs.list(plugin="vpn", limit=1)
+            raise AssertionError(f"{action} {tunnel} does not end: {await self.said(job)}") from None
 
     async def said(self, job: Job) -> str:
         """Give all that a job said."""

@@ -25,7 +25,7 @@ PREPARE = """
 set -e
 systemctl stop docker.socket docker containerd
 for each in cpu memory cpuset blkio cpuacct pids freezer; do umount /sys/fs/cgroup/$each 2>/dev/null || :; done
-if [ -d /sys/fs/cgroup/devices ]; then mount -o remount,rw /sys/fs/cgroup/devices; fi
+if [ -d /sys/fs/cgroup/devices ]; then mount -o remount,bind,rw /sys/fs/cgroup/devices; fi
 cat >/usr/local/bin/runc-lab <<'R'
 #!/bin/sh
 for word; do
@@ -47,7 +47,7 @@ rm /var/tmp/base.tar
 END = """
 docker ps -aq | xargs -r docker rm -f
 systemctl stop docker.socket docker containerd
-rmdir /sys/fs/cgroup/devices/docker
+find /sys/fs/cgroup/devices/docker -depth -type d -exec rmdir {} +
 """
 LEFT_OUT = (
     "usr/share/doc",

@@ -89,6 +89,11 @@ async def test_the_cost_of_the_port(office: Office, gateway: Gateway) -> None:
         said = await run(way, ["curl", *ways[way], "-s", "-w", f"%{{{what}}}\\n", *outs])
         return [float(line) for line in said.split()]
 
+    def burnt(unit: str) -> float:
+        pid = gateway.sh(f"systemctl show -P MainPID {unit}").strip()
+        fields = gateway.sh(f"cat /proc/{pid}/stat").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     argv = ["ip", "netns", "exec", office.host.namespace, sys.executable, "-c", ECHO]
     with subprocess.Popen(argv) as echo:
         await asyncio.sleep(1)
@@ -107,6 +112,10 @@ async def test_the_cost_of_the_port(office: Office, gateway: Gateway) -> None:
                         found.setdefault(name, []).append(float(took))
         finally:
             echo.kill()
+    units = {"tunnel": "opsdeck-vpn-office.service", "port": "opsdeck-vpn-office-door.service"}
+    before = {name: burnt(unit) for name, unit in units.items()}
+    await fetch("socks", "speed_download", "big", 4)
+    work = {name: round((burnt(unit) - before[name]) / (4 * 64 / 1024), 2) for name, unit in units.items()}
     back = []
     for away in (2, 25):
         office.sh("systemctl kill -s KILL office-vpn; sleep 1; systemctl reset-failed office-vpn")
@@ -122,6 +131,7 @@ async def test_the_cost_of_the_port(office: Office, gateway: Gateway) -> None:
     figures = {
         "throughput_ratio": round(socks["mbit"] / direct["mbit"], 3),
         **{f"added_ms_{name}": round(socks[name] - direct[name], 3) for name in ("open", "connect", "page")},
+        "cpu_s_per_gib": work,
         "back_s_after_2_and_25_away": back,
         **{way: {name: round(value, 3) for name, value in found.items()} for way, found in middle.items()},
     }

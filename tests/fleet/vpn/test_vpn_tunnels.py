@@ -58,7 +58,7 @@ async def test_a_host_without_docker_is_said_to_have_none(office: Office, gatewa
     job = await gateway.run("up", "office")
     assert job.state == "failed"
     assert "there is no Docker Compose on the host" in await gateway.said(job)
-    assert "opsdeck" not in gateway.sh("ls /etc/opsdeck /etc/tmpfiles.d 2>/dev/null")
+    assert "office" not in gateway.sh("ls /etc/opsdeck/vpn /etc/tmpfiles.d 2>/dev/null")
 
 
 async def test_the_wrong_password_is_tried_once_and_said(office: Office, gateway: Gateway) -> None:
@@ -212,7 +212,7 @@ async def test_a_locked_key_is_opened_by_its_passphrase_alone(office: Office, ga
     with pytest.raises(Invalid, match="has a passphrase"):
         await gateway.take_in("office", profile)
     await gateway.take_in("wrong", profile, passphrase=secret("not-the-right-one"))
-    job = await gateway.run("up", "wrong", wait=15)
+    job = await gateway.run("up", "wrong", wait=40)
     assert job.state == "failed"
     assert "passphrase of the private key is wrong" in await gateway.said(job)
     tunnel = await gateway.take_in("office", profile, passphrase=secret("lock-and-key"))

@@ -115,9 +115,13 @@ class Bench:
         if self.shop.kind in {"mariadb", "mysql"}:
             await self.deck.secrets.set("db", Sensitive("s3cret"), kind="password", actor=ADMIN)
             login = {"user": "sync", "secret": "db"}
+        server = self.shop.server
+        if self.shop.kind == "mongodb" and server.user:
+            await self.deck.secrets.set("db", Sensitive(server.password), kind="password", actor=ADMIN)
+            login = {"user": server.user, "secret": "db"}
         await self.act(
-            "save_source", name="shop", kind=self.shop.kind, address="127.0.0.1", port=self.shop.server.port,
-            database=self.shop.name, **login,
+            "save_source", name="shop", kind=self.shop.kind, address=getattr(server, "address", "127.0.0.1"),
+            port=server.port, database=self.shop.name, **login,
         )  # fmt: skip
         await self.act("save_instance", name="search", url=self.meili.url)
         text = mapping if isinstance(mapping, str) else json.dumps(mapping)

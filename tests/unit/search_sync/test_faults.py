@@ -131,6 +131,7 @@ async def incident(bench: Any, key: str, *, there: bool) -> None:
     raise AssertionError((key, there))
 
 
+@ONE
 async def test_links_that_are_cut_cost_no_row(bench: Any, proxy: Proxy) -> None:
     await follows(bench, proxy.port)
     for number in range(10, 16):
@@ -140,6 +141,11 @@ async def test_links_that_are_cut_cost_no_row(bench: Any, proxy: Proxy) -> None:
     await bench.until(bench.equal)
 
 
+@pytest.mark.parametrize(
+    "shop",
+    ["postgres", *(pytest.param(kind, marks=pytest.mark.campaign) for kind in ("mariadb", "mysql"))],
+    indirect=True,
+)
 async def test_a_link_that_is_half_open_is_noticed_told_and_left(bench: Any, proxy: Proxy, monkeypatch: Any) -> None:
     monkeypatch.setattr(stream, "READING", 0.3)
     monkeypatch.setattr(watching, "GRACE", 0.5)
@@ -201,6 +207,7 @@ async def test_when_every_document_is_refused_the_sync_stops(bench: Any, monkeyp
     await bench.until(bench.equal)
 
 
+@ONE
 async def test_idling_longer_than_the_server_allows_ends_nothing(bench: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(stream, "READING", 0.5)
     if bench.shop.kind == "postgres":

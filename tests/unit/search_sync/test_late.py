@@ -16,7 +16,7 @@ from opsdeck_search_sync.lane import beside
 from opsdeck_search_sync.meilisearch import Meilisearch
 from opsdeck_search_sync.pipeline import Limits, Op, Pipeline, Verb
 
-from opsdeck.api import Unavailable
+from opsdeck.api import Refused, Unavailable
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -155,6 +155,16 @@ async def test_other_peoples_tasks_are_none_of_ours(client: Meilisearch, meili: 
     uid = await client.documents("it", [b'{"id": 1}'], merge=False, mark="items:1:other:9")
     doubts._looked = 0.0
     assert await doubts.look() == uid
+
+
+async def test_a_meilisearch_that_cannot_mark_its_tasks_is_refused(client: Meilisearch, meili: Any) -> None:
+    for version, old in (("1.25.3", True), ("0.30.1", True), ("1.26.0", False), ("2.0.0-rc.1", False)):
+        meili.fault(version=version)
+        if old:
+            with pytest.raises(Refused, match="too old"):
+                await client.version()
+        else:
+            assert await client.version() == version
 
 
 async def test_a_process_that_stood_still_writes_nothing_more(

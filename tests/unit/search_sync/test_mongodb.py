@@ -20,9 +20,8 @@ from opsdeck_search_sync.documents import document_id
 from opsdeck_search_sync.sources import mongodb
 from opsdeck_search_sync.sources.mongodb import MongoReader
 from opsdeck_search_sync.sources.mongovalues import KEY, key
-from opsdeck_search_sync.sources.place import Place
 
-from opsdeck.api import OpsDeckError, Refused, Sensitive, Unavailable
+from opsdeck.api import OpsDeckError, Refused, Unavailable
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -34,7 +33,7 @@ def shop(mongodb_shop: MongoShop) -> MongoShop:
 
 @pytest.fixture
 async def reader(shop: MongoShop) -> AsyncIterator[MongoReader]:
-    made = MongoReader(Place("127.0.0.1", shop.server.port, shop.name, ""), "item")
+    made = MongoReader(shop.server.place(shop.name), "item")
     yield made
     await made.close()
 
@@ -194,7 +193,7 @@ async def test_copy_and_stream_give_the_same(shop: MongoShop, reader: MongoReade
 
 
 async def test_only_the_needed_fields_and_null_where_one_is_missing(shop: MongoShop) -> None:
-    reader = MongoReader(Place("127.0.0.1", shop.server.port, shop.name, ""), "item", frozenset({KEY, "n", "nope"}))
+    reader = MongoReader(shop.server.place(shop.name), "item", frozenset({KEY, "n", "nope"}))
     position = await reader.begin()
     shop.put(1)
     (chunk,) = [one async for one in reader.copy(None)]
@@ -214,7 +213,7 @@ async def test_an_event_larger_than_a_document_comes_in_pieces(shop: MongoShop, 
 
 async def test_an_older_server_cannot_send_it_and_that_is_said(with_options: Callable[..., MongoShop]) -> None:
     shop = with_options(version="4.4.29")
-    reader = MongoReader(Place("127.0.0.1", shop.server.port, "shop", ""), "item")
+    reader = MongoReader(shop.server.place("shop"), "item")
     shop.item.insert_one({"_id": 1})
     position = await reader.begin()
     shop.item.update_one({"_id": 1}, {"$set": {"text": "y" * 9_000_000}})
@@ -240,7 +239,7 @@ async def test_the_servers_word_for_it_while_reading(shop: MongoShop, reader: Mo
 
 async def test_a_server_that_was_restored_is_not_followed_in_silence(with_options: Callable[..., MongoShop]) -> None:
     shop = with_options(noop="100")
-    reader = MongoReader(Place("127.0.0.1", shop.server.port, "shop", ""), "item")
+    reader = MongoReader(shop.server.place("shop"), "item")
     shop.put(1)
     position = await reader.begin()
     inside(shop, forget=50)
@@ -292,12 +291,11 @@ async def test_a_link_that_breaks_or_falls_silent_is_noticed(
 
 async def test_a_wrong_password_is_refused(with_options: Callable[..., MongoShop]) -> None:
     shop = with_options(user="sync", password="s3cret")
-    place = Place("127.0.0.1", shop.server.port, "shop", "sync", Sensitive("wrong"))
-    reader = MongoReader(place, "item")
+    reader = MongoReader(shop.server.place("shop", "wrong"), "item")
     with pytest.raises(Refused, match="18"):
         await reader.identity()
     await reader.close()
-    reader = MongoReader(Place("127.0.0.1", shop.server.port, "shop", "sync", Sensitive("s3cret")), "item")
+    reader = MongoReader(shop.server.place("shop"), "item")
     assert await reader.identity() == "mongodb rs0 shop"
     await reader.close()
 
@@ -308,14 +306,14 @@ async def test_the_preflight_says_what_to_do(shop: MongoShop, reader: MongoReade
     (finding,) = [finding for finding in await reader.preflight() if finding.stop]
     assert "grantRolesToUser" in finding.sql
     shop.client[shop.name].command({"create": "seen", "viewOn": "item", "pipeline": []})
-    view = MongoReader(Place("127.0.0.1", shop.server.port, shop.name, ""), "seen")
+    view = MongoReader(shop.server.place(shop.name), "seen")
     assert "view" in next(finding.text for finding in await view.preflight() if finding.stop)
     await view.close()
 
 
 async def test_a_server_alone_cannot_be_followed(with_options: Callable[..., MongoShop]) -> None:
     shop = with_options(standalone="")
-    reader = MongoReader(Place("127.0.0.1", shop.server.port, "shop", ""), "item")
+    reader = MongoReader(shop.server.place("shop"), "item")
     (finding,) = [finding for finding in await reader.preflight() if finding.stop]
     assert "replica set" in finding.text and "rs.initiate()" in finding.sql
     with pytest.raises(Refused, match="40573"):

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 import pytest
-from opsdeck_search_sync import ledger
+from opsdeck_search_sync import ledger, looking
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -119,7 +119,8 @@ async def test_copy_and_stream_give_the_same(bench: Any) -> None:
     assert receipt["equal"] and receipt["rows"] == 2
 
 
-async def test_a_refused_document_is_put_aside_shown_and_tried_again(bench: Any) -> None:
+async def test_a_refused_document_is_put_aside_shown_and_tried_again(bench: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(looking, "SETTLE", (0.3,))
     await bench.define()
     await bench.act("start", sync="items")
     bench.run()

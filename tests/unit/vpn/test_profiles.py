@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opsdeck_vpn import ovpn, wgconf
-from opsdeck_vpn.ovpn import DROPPED, KEPT, Weight
+from opsdeck_vpn.directives import DROPPED, KEPT
+from opsdeck_vpn.ovpn import Weight
 
 from opsdeck.errors import Invalid, OpsDeckError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from babel.messages.extract import extract_from_dir
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
-from opsdeck_vpn import actions, ovpn
+from opsdeck_vpn import actions, directives
 
 from opsdeck.jobs import params
 
@@ -25,7 +25,7 @@ def test_every_word_is_there_with_its_placeholders() -> None:
         there = {str(entry.id): str(entry.string) for entry in read_po(stream) if entry.id}
     wanted = {str(message) for _file, _line, message, _notes, _context in extract_from_dir(ROOT, METHODS, OPTIONS)}
     assert len(wanted) > 90
-    wanted |= {"Office network", *ovpn.DROPPED.values()}
+    wanted |= {"Office network", *directives.DROPPED.values()}
     for action in actions.ALL:
         wanted |= {action.title, action.summary}
         for field in params.fields(action.params):

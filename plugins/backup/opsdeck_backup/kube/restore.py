@@ -115,10 +115,10 @@ async def _kubectl(step: StepRun, row: Target, *words: str, timeout: float = 90,
 async def _scale(step: StepRun, row: Target, to: int) -> None:
     """Scale the workload and wait until its pod is gone, or serves."""
     await _kubectl(step, row, "scale", f"statefulset/{row.workload}", f"--replicas={to}")
-    if to:
-        await _kubectl(
-            step, row, "rollout", "status", f"statefulset/{row.workload}", f"--timeout={READY}s", timeout=READY + 30
-        )
+    if to:  # `rollout status` knows no workload whose operator updates it (OnDelete)
+        ready = f"--for=jsonpath={{.status.readyReplicas}}={to}"
+        words = ("wait", ready, f"statefulset/{row.workload}", f"--timeout={READY}s")
+        await _kubectl(step, row, *words, timeout=READY + 30)
         return
     words = ("wait", "--for=delete", f"pod/{row.workload}-0", f"--timeout={GONE}s")
     await _kubectl(step, row, *words, timeout=GONE + 30)
@@ -209,8 +209,8 @@ async def _restore(job: JobRun, params: PodParams) -> Receipt:
             job.log(f"held meanwhile: the schedules {', '.join(held)}")
         _, image = await _workload(step, row)
         placed = False
-        await _stop(step, row)
         try:
+            await _stop(step, row)
             async with _holder(step, row, image, name) as pod:
                 brought = await _onto_claim(pod, found, links, identity=identity, aside=aside, job=job.id)
             placed = True

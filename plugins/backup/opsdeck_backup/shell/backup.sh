@@ -43,7 +43,7 @@ shift "$words"
 mkfifo "$run/p.sha"
 digest <"$run/p.sha" >"$run/sha" &
 digesting=$!
-give_way 10
+give_way 5
 ionice -c2 -n7 -p $$
 {
   first "$#" "$@" 2>"$run/engine.log"

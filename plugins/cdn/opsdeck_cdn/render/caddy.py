@@ -19,8 +19,6 @@ from opsdeck_cdn.sites import HEALTH_HOST, Edge, Rule, Setup, Site
 
 Node = dict[str, Any]
 """A part of Caddy's JSON: free-form by nature, made here and nowhere carried on."""
-UNKEYED = ("Forwarded", "X-Host", "X-Original-*", "X-Rewrite-*", "X-HTTP-Method*", "X-Method-Override", "X-Forwarded-*")
-"""What some origins heed and no cache key has: one visitor's word must not become all visitors' page."""
 
 
 def render(sites: Sequence[Site], setup: Setup, *, edge: Edge, generation: str) -> bytes:
@@ -166,8 +164,9 @@ def _loop(mark: str) -> Node:
 def _site(site: Site, setup: Setup, edge: str) -> Node:
     headers = {
         "handler": "headers",
-        "request": {"add": {"CDN-Loop": [setup.id]}, "delete": ["X-OpsDeck-*", "X-Cache"]},
-        "response": {"set": {"X-Edge": [edge]}, "deferred": True},
+        "request": {"add": {"CDN-Loop": [setup.id]}, "delete": ["X-OpsDeck-Host", "X-Cache"]},
+        # Set ahead, and no origin's own comes after it: a deferred one would cost every hit a writer of its own.
+        "response": {"set": {"X-Edge": [edge]}},
     }
     encode = {"handler": "encode", "encodings": {"gzip": {}, "zstd": {}}, "prefer": ["zstd", "gzip"]}
     routes: list[Node] = [route for place, rule in enumerate(site.rules) for route in _rule(site, place, rule)]
@@ -199,7 +198,6 @@ def _rule(site: Site, place: int, rule: Rule) -> list[Node]:
         "headers": {
             "request": {
                 "set": {"Host": [server_name(site.name, place)], "X-OpsDeck-Host": ["{http.request.host}"]},
-                "delete": list(UNKEYED),
             }
         },
         "transport": {

@@ -15,6 +15,13 @@ from opsdeck_cdn.sites import Policy, Rule, Site
 HOST = "$cdn_host"
 STALE = "error timeout updating invalid_header http_500 http_502 http_503 http_504 http_429"
 """When something too old is better than nothing; what an origin says of `stale-if-error` covers no 5xx in nginx."""
+UNKEYED = (
+    "Forwarded", "X-Host", "X-Original-Host", "X-Original-URI", "X-Original-URL", "X-Rewrite-URI", "X-Rewrite-URL",
+    "X-HTTP-Method", "X-HTTP-Method-Override", "X-Method-Override", "X-Forwarded-For", "X-Forwarded-Host",
+    "X-Forwarded-Path", "X-Forwarded-Port", "X-Forwarded-Prefix", "X-Forwarded-Proto", "X-Forwarded-Scheme",
+    "X-Forwarded-Server", "X-Forwarded-Ssl", "X-Url-Scheme", "Front-End-Https",
+)  # fmt: skip
+"""What some origins heed and no cache key has: one visitor's word must not become all visitors' page."""
 LOCK = 5
 """Seconds for which requests wait for the one that fetches. They wait one after another when its answer may not be
 kept, so this is also how long a rule that is wrong about that may cost."""
@@ -143,6 +150,7 @@ def _server(site: Site, place: int, rule: Rule) -> list[str]:
         '      proxy_set_header X-OpsDeck-Host "";',
         '      proxy_set_header Cookie "";',
         '      proxy_set_header Accept-Encoding "";',
+        *(f'      proxy_set_header {header} "";' for header in UNKEYED),
         "      proxy_connect_timeout 5s;",
         f"      proxy_read_timeout {longest}s;",
         f"      proxy_cache site-{site.name};",

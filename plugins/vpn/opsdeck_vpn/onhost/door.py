@@ -28,7 +28,7 @@ HANDSHAKE, CONNECT, NEXT_ADDRESS = 10.0, 20.0, 4.0
 ASKERS = 16
 """Names that are asked for at once."""
 CHUNK = 1 << 18
-RUSH, PAUSE = 16, 0.0005
+RUSH, PAUSE = 16, 0.001
 """So many rounds in a row that each moved much are a download: then the loop waits for so many seconds between rounds,
 and moves larger pieces, since a round for each packet would cost more than the tunnel itself."""
 GOOD, FAILED, NO_HOST, NO_COMMAND, NO_KIND = 0, 1, 4, 7, 8
