@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -78,7 +79,9 @@ async def test_an_edge_answers_for_another_while_it_orders_the_same_name(cdn: An
     try:
         seen = set()
         while not work.done():
-            seen.add(await answers(cdn, "cdn-e2", "open.site.test"))
+            # Going back restarts the front, which answers nobody for a moment.
+            with contextlib.suppress(probing.NoAnswer):
+                seen.add(await answers(cdn, "cdn-e2", "open.site.test"))
             await asyncio.sleep(0.3)
         assert seen == {thumbprint}
     finally:
