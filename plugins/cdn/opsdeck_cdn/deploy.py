@@ -27,7 +27,6 @@ from opsdeck.api import (
     Program,
     Receipt,
     Refused,
-    Sensitive,
     StepRun,
     Targets,
     Unavailable,
@@ -36,7 +35,8 @@ from opsdeck.api import (
     artefacts,
     files,
 )
-from opsdeck_cdn import book, caddy, edgehost, naming, origins, proof, purging
+from opsdeck_cdn import account, book, caddy, edgehost, naming, origins, proof, purging
+from opsdeck_cdn.account import Account
 from opsdeck_cdn.book import Model
 from opsdeck_cdn.edgehost import EdgeState
 from opsdeck_cdn.engines import Cache, Front
@@ -86,7 +86,7 @@ class _Work:
     """Edges that get another Caddy or unit, for which a reload is not enough."""
     states: dict[str, EdgeState] = field(default_factory=dict)
     faults: dict[str, OpsDeckError] = field(default_factory=dict)
-    account: dict[str, Sensitive] = field(default_factory=dict)
+    account: Account | None = None
     named: set[str] = field(default_factory=set)
     lost: list[str] = field(default_factory=list)
     """Edges whose link ended under way: left out of DNS, and no word against the configuration."""
@@ -138,10 +138,8 @@ class _Work:
     async def _switch(self, step: StepRun) -> Receipt:
         host = step.host.name
         edge, made, state = self.model.edge(host), self.generations[host], self.states[host]
-        if not self.account and state.accounts:
-            self.account = await edgehost.read_account(step, state.accounts)
-        elif self.account:
-            await edgehost.give_account(step, self.account, state.accounts)
+        if self.account is not None:
+            await account.give(step, self.account, self.model.setup, state.accounts)
         step.note("switching")
         # What was proven last, which is not what a switch that broke off has left there.
         before = state.current and (self.model.rows[host].generation or state.current)
@@ -152,9 +150,8 @@ class _Work:
             else:
                 await edgehost.switch(step, self.staged[host], made, restart=host in self.restart)
             await proof.alive(edge, made.id)
-            alone = not any(other.admitted for other in self.model.edges) and host not in self.named
-            if alone or (self.model.new_names and not self.named):
-                # The CA must find somebody at the names: this edge while nobody serves yet, else whoever does.
+            if not any(other.admitted for other in self.model.edges) and host not in self.named:
+                # The CA must find somebody at the names; while nobody serves yet, that is this edge.
                 self.named.add(host)
                 await naming.announce(step.job, also=host)
             settled = await purging.settle(step)
@@ -170,8 +167,6 @@ class _Work:
             raise
         for note in seen.notes:
             step.log(note)
-        if not self.account:
-            self.account = await edgehost.read_account(step, (await edgehost.look(step)).accounts)
         await book.deployed(step.job.db, host, self.staged[host], made.digests, seen.lives)
         step.note(f"serves {made.id}")
         step.log(f"generation {made.id} proven from outside", "good")
@@ -216,7 +211,11 @@ async def _run(job: JobRun, params: DeployParams) -> Receipt:
             hint=(fault.hint if fault else None) or "see the log of its step",
         )
     ready = [host for host in names if host in work.staged]
-    await _find_account(job, work)
+    if ready:
+        await _find_account(job, work, ready)
+    if model.new_names and any(edge.admitted for edge in model.edges):
+        # The CA asks for a new name as soon as the first edge has it, and any edge answers.
+        await naming.announce(job)
     failed = await _switch_all(job, work, [host for host in ready if host not in work.lost])
     silent = await naming.announce(job)
     return {"failed": failed + len(work.lost) + silent, "edges": names, "not_reached": work.lost,
@@ -259,26 +258,34 @@ async def _switch_all(job: JobRun, work: _Work, ready: Sequence[str]) -> int:
     return len(failed)
 
 
-async def _find_account(job: JobRun, work: _Work) -> None:
-    """Take the ACME account from the first edge that has one; each needs the same to answer for the others."""
+async def _find_account(job: JobRun, work: _Work, hosts: Sequence[str]) -> None:
+    """Take the key of the ACME account from an edge that has it, also one that is not meant; make it for the first.
+
+    Raises `Unavailable` when only edges have it that cannot be reached: with another key they would not answer for
+    these.
+    """
+    deployed = [edge.host for edge in work.model.edges if work.model.rows[edge.host].generation]
 
     async def read(step: StepRun) -> Receipt | None:
         host = step.host.name
         try:
             state = work.states.get(host) or await edgehost.look(step)
-            work.account = await edgehost.read_account(step, state.accounts)
+            work.account = await account.read(step, work.model.setup, state.accounts)
         except LINK:
-            if host in work.generations:
+            if host in hosts:
                 await work.lose(step)
             raise
         return None
 
-    known = [host for host, state in work.states.items() if state.accounts]
-    # When none of those that are deployed has one, an edge that is not may: a new edge joins the others.
-    others = [host for host, row in work.model.rows.items() if row.generation and host not in work.generations]
-    for host in (*known, *others):
-        if not work.account and host not in work.lost:
-            await job.each(read, [host])
+    failed = 0
+    for host in sorted(dict.fromkeys((*hosts, *deployed)), key=lambda host: (host not in deployed, host not in hosts)):
+        if work.account is None and (host not in hosts or work.states[host].accounts):
+            failed += await job.each(read, [host], parallel=1)
+    if work.account is None and failed:
+        raise Unavailable(
+            "no edge that has the ACME account can be reached.", hint="bring one back, or take it out: `remove_edge`"
+        )
+    work.account = work.account or Account.make()
 
 
 async def _plan(run: PlanRun, params: DeployParams) -> Plan:
@@ -323,6 +330,8 @@ async def _plan(run: PlanRun, params: DeployParams) -> Plan:
             return ()
 
     seen: Mapping[str, tuple[Change, ...]] = await run.gather(guarded, [edge.host for edge in edges], parallel=8)
+    if len(lost) == len(edges):
+        raise Unavailable(f"none of the edges can be reached: {lost[0]}", hint="`opsdeck host check` says why")
     changes = tuple(change for edge in edges for change in seen[edge.host])
     return Plan(changes, (*notes, *lost))
 

@@ -40,8 +40,9 @@ def _edge(row: EdgeRow, owes: bool) -> Finding:
         return Finding(subject, "attention", "not deployed yet", deploy)
     if row.health == "down":
         return Finding(subject, "broken", row.health_text or "does not serve", f"look at {row.host}; it is out of DNS")
-    if owes:
-        return Finding(subject, "attention", "owes purges, and is out of DNS until it did them", deploy)
+    if owes or row.owing:
+        settle = f"`serve` has it settle; without: `opsdeck plugin run cdn settle --host {row.host}`"
+        return Finding(subject, "attention", "owes purges, and is out of DNS until it did them", settle)
     if not row.admitted:
         return Finding(subject, "attention", "not let into DNS: its last deploy did not end well", deploy)
     if row.drained:

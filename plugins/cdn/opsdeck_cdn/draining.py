@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from opsdeck.api import Action, HostAccess, HostName, JobRun, NotDone, Receipt, Refused, StepRun, Targets
 from opsdeck_cdn import book, edgehost, naming
 from opsdeck_cdn.render import layout
+from opsdeck_cdn.sites import Edge
 
 LOOK_EVERY = 3.0
 
@@ -78,7 +79,11 @@ async def count(host: HostAccess, before: Left | None) -> Left:
 async def _drain(job: JobRun, params: DrainParams) -> Receipt:
     model = await book.load(job.db)
     edge = model.edge(params.host)
-    others = [other for other in model.edges if other.host != edge.host and other.admitted and not other.drained]
+
+    def serves(other: Edge) -> bool:
+        return other.admitted and not other.drained and not model.rows[other.host].owing
+
+    others = [other for other in model.edges if other.host != edge.host and serves(other)]
     if not params.back and edge.admitted and not others:
         raise Refused(
             f"{edge.host} is the last edge that serves.", field="host", hint="let another one in first: deploy it"

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files as resources
@@ -23,7 +22,6 @@ from opsdeck.api import (
     Program,
     Refused,
     Script,
-    Sensitive,
     StepRun,
     User,
     artefacts,
@@ -278,22 +276,3 @@ async def back(step: StepRun, folder: str, generation: Generation) -> None:
     for engine in reversed(generation.engines):
         await units.act(step, units.Act.DISABLE, engine.unit)
         await units.act(step, units.Act.STOP, engine.unit)
-
-
-async def read_account(host: HostAccess, names: Iterable[str]) -> dict[str, Sensitive]:
-    """Read the ACME account that an edge has, by path."""
-    return {name: Sensitive((await host.get(name, sudo=True, limit=64 * 1024)).decode()) for name in names}
-
-
-async def give_account(step: StepRun, account: Mapping[str, Sensitive], seen: Mapping[str, str]) -> None:
-    """Put the account there, so that this edge can answer for the others; `seen` are the sha256 of what it has."""
-    wanted = {path: hashlib.sha256(text.reveal().encode()).hexdigest() for path, text in account.items()}
-    if all(seen.get(path) == digest for path, digest in wanted.items()):
-        return
-    own = f"{layout.USER}:{layout.USER}"
-    folders: list[str] = []
-    for path in account:
-        parts = path.removeprefix(layout.STORE + "/").split("/")[:-1]
-        folders += [f"{layout.STORE}/{'/'.join(parts[: count + 1])}" for count in range(len(parts))]
-    await directories.apply(step, [Directory(path, 0o700, own) for path in dict.fromkeys(folders)])
-    await files.apply(step, [File(path, text, 0o600, own) for path, text in account.items()], keep_previous=False)

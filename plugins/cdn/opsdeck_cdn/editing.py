@@ -22,6 +22,7 @@ from opsdeck.api import (
     Plan,
     PlanRun,
     Receipt,
+    Refused,
     Risk,
     Targets,
     Verb,
@@ -281,6 +282,14 @@ class EdgeName(_Given):
 
 
 async def _remove_edge(run: JobRun, params: EdgeName) -> Receipt:
+    model = await book.load(run.db)
+    left = [other for other in model.edges if other.host != params.host and model.rows[other.host].generation]
+    asked = model.setup.zone and model.servers and model.sites
+    if params.host in model.rows and model.rows[params.host].generation and asked and not left:
+        raise Refused(
+            f"{params.host} is the last edge that DNS can name.", field="host",
+            hint="deploy another one first; to end it all remove the sites, then the edges",
+        )  # fmt: skip
     async with run.db.write() as session:
         row = (await session.exec(select(EdgeRow).where(EdgeRow.host == params.host))).first()
         if row is None:

@@ -30,6 +30,11 @@ WARM_EVERY = 30.0
 """Seconds after which links to the edges are used, so that a vote does not begin with a login."""
 RELOAD_EVERY = 3.0
 """Seconds after which the rows are read anew."""
+SETTLE_REACH = 5.0
+"""Seconds that an edge has to let us in before it is told to settle."""
+SETTLE_FIRST = 15.0
+SETTLE_MOST = 600.0
+"""Seconds between two tries to have an edge settle: twice as many each time, up to these."""
 TELL_AGAIN = 60.0
 """Seconds after which a name server that was not reached is told again."""
 
@@ -74,6 +79,18 @@ async def vote(voter: HostAccess, edge: Edge) -> bool | None:
     return done.ok
 
 
+@dataclass(frozen=True)
+class Wait:
+    """How long an edge is left alone after it was told to settle, which may take a while or fail; longer each time."""
+
+    until: float = 0.0
+    seconds: float = SETTLE_FIRST
+
+    def after(self, now: float) -> Wait:
+        """Give the wait after one more try."""
+        return Wait(now + self.seconds, min(2 * self.seconds, SETTLE_MOST))
+
+
 class Prober:
     """The rounds of one service instance."""
 
@@ -82,13 +99,15 @@ class Prober:
         self._watches: dict[str, Watch] = {}
         self._told: dict[str, bytes] = {}
         self._retry: dict[str, float] = {}
-        self._settling: set[str] = set()
+        self._well: set[str] = set()
+        self._settling: dict[str, Wait] = {}
 
     async def forever(self) -> None:
         """Look, judge, tell; until cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._keep_warm())
             group.create_task(self._rounds())
+            group.create_task(self._collect())
 
     async def _keep_warm(self) -> None:
         while True:
@@ -129,6 +148,7 @@ class Prober:
             self._watches[host] = self._watches[host].after(not text)
         failing = [edge for edge in edges if seen[edge.host] and self._watches[edge.host].state == "up"]
         well = [edge for edge in edges if not seen[edge.host]]
+        self._well = {edge.host for edge in well}
         # With nobody well from here, the fault is more likely ours.
         lost = await asyncio.gather(*(self._is_lost(edge, well) for edge in failing)) if well else []
         changed = any(lost)
@@ -142,9 +162,7 @@ class Prober:
 
     async def _recover(self, edge: Edge) -> bool:
         if await book.owed(self._run.db, edge.host):
-            await self._settle(edge)
             return False
-        self._settling.discard(edge.host)
         await self._set(edge, "up", "")
         return True
 
@@ -177,11 +195,31 @@ class Prober:
             self._run.log(f"{edge.host} is up", "good")
             await self._run.close_incident(key)
 
-    async def _settle(self, edge: Edge) -> None:
-        if edge.host not in self._settling:
-            self._settling.add(edge.host)
-            self._run.log(f"{edge.host} answers again; it owes purges first")
-            await self._run.submit("settle", {"host": edge.host})
+    async def _collect(self) -> None:
+        """Have edges settle that owe and can be reached, again and again until each has; until cancelled."""
+        while True:
+            await self.collect()
+            await asyncio.sleep(RELOAD_EVERY)
+
+    async def collect(self) -> None:
+        """Have every edge settle that owes, answers visitors, and lets us in."""
+        owing = await book.overdue(self._run.db)
+        self._settling = {host: wait for host, wait in self._settling.items() if host in owing}
+        await asyncio.gather(*(self._settle(host) for host in owing & self._well))
+
+    async def _settle(self, host: str) -> None:
+        now = asyncio.get_running_loop().time()
+        wait = self._settling.get(host, Wait())
+        if now < wait.until:
+            return
+        try:
+            async with asyncio.timeout(SETTLE_REACH), self._run.on(host) as access:
+                await access.run(("true",), log=False)
+        except (OpsDeckError, TimeoutError):
+            return  # it is tried again with the next round; that it cannot be reached is told elsewhere
+        self._run.log(f"{host} can be reached; it owes purges first")
+        self._settling[host] = wait.after(now)
+        await self._run.submit("settle", {"host": host})
 
     async def tell(self, model: Model) -> None:
         """Have every name server know which edges are well."""

@@ -54,6 +54,9 @@ class EdgeRow(Table, table=True):
     bind: bool = False
     drained: bool = False
     admitted: bool = False
+    """Whether its last deploy ended well; only then may it be named."""
+    owing: bool = False
+    """Whether it is out of DNS until it has done the purges it owes."""
     generation: str = ""
     """Name of what was deployed last and proved to work; "" when nothing was."""
     files: dict[str, str] = Field(default_factory=dict, sa_type=JSON)
@@ -103,6 +106,8 @@ class NameServerRow(Table, table=True):
     id: int | None = Field(default=None, primary_key=True)
     host: str = Field(unique=True, max_length=63)
     address: str
+    number: int = Field(default=0)
+    """Of its name in the zone, `ns1`: kept for good, since the zone above has it as glue."""
 
 
 class DebtRow(Table, table=True):
@@ -115,7 +120,7 @@ class DebtRow(Table, table=True):
     edge: str = Field(index=True, max_length=63)
     site: str = Field(max_length=40)
     what: str = Field(max_length=10)
-    """`url` or `prefix`; a whole site is forgotten by its epoch, which a deploy brings along."""
+    """`url`, `prefix`, or `site` for the epoch of a whole one."""
     argument: str = Field(max_length=2000)
     made: datetime = Field(default_factory=utcnow)
 

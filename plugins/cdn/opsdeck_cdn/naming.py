@@ -80,7 +80,10 @@ def up(model: Model, also: str = "") -> frozenset[str]:
     good = {
         edge.host
         for edge in model.edges
-        if edge.admitted and not edge.drained and model.rows[edge.host].health != "down"
+        if edge.admitted
+        and not edge.drained
+        and not model.rows[edge.host].owing
+        and model.rows[edge.host].health != "down"
     }
     if not good:
         good = {edge.host for edge in model.edges if edge.admitted and not edge.drained}
@@ -95,7 +98,7 @@ def wanted(model: Model, row: NameServerRow, also: str = "") -> Wanted:
             "there is no DNS zone.", field="zone", hint="`opsdeck plugin run cdn setup --zone cdn.example.net`"
         )
     edges, geoip = nameable(model, also), bool(model.geoip.sha256)
-    servers = [(f"ns{place + 1}", server.address) for place, server in enumerate(model.servers)]
+    servers = [(f"ns{server.number}", server.address) for server in model.servers]
     made = (
         File(f"{gdnsd.ZONES}/{setup.zone}", gdnsd.zone(model.sites, setup, servers, edges=edges, geoip=geoip),
              owner="root:root"),
@@ -204,7 +207,9 @@ async def _server(run: JobRun, params: ServerParams) -> Receipt:
             ) from None  # fmt: skip
         row = (await session.exec(select(NameServerRow).where(NameServerRow.host == params.host))).first()
         if row is None:
-            session.add(NameServerRow(host=params.host, address=address))
+            used = set((await session.exec(select(NameServerRow.number))).all())
+            free = next(number for number in range(1, len(used) + 2) if number not in used)
+            session.add(NameServerRow(host=params.host, address=address, number=free))
         else:
             row.address = address
     run.log(f"{params.host} is a name server; it answers after `dns` or the next deploy", "good")

@@ -24,6 +24,7 @@ from opsdeck.api import (
     JobRun,
     NotDone,
     Receipt,
+    Refused,
     StepRun,
     Targets,
     files,
@@ -103,8 +104,13 @@ async def settle(step: StepRun) -> int:
     """Do what an edge owes; give how many files went. What is done is taken off the record."""
     db = step.job.db
     debts = await book.owed(db, step.host.name)
-    if not debts:
-        return 0
+    gone = await _pay(step, debts) if debts else 0
+    await book.change_edge(db, step.host.name, owing=False)
+    return gone
+
+
+async def _pay(step: StepRun, debts: Sequence[Debt]) -> int:
+    db = step.job.db
     model = await book.load(db)
     known = {site.name: site for site in model.sites}
     gone = 0
@@ -112,6 +118,8 @@ async def settle(step: StepRun) -> int:
         site = known.get(name)
         mine = [debt for debt in debts if debt.site == name]
         if site is not None:
+            if any(debt.what == "site" for debt in mine):
+                await _epoch(step, site)
             gone += await _forget(step, site, mine)
         await book.paid(db, mine)
     return gone
@@ -125,7 +133,7 @@ async def _forget(step: StepRun, site: Site, debts: Sequence[Debt]) -> int:
         host, slash, rest = debt.argument.partition("/")
         if debt.what == "url":
             wholes += keys(site, host, slash + rest)
-        else:
+        elif debt.what == "prefix":
             prefixes.append(f"{site.name}|{site.epoch}|{host}|{slash}{rest}")
     for what, wanted in (("whole", wholes), ("prefix", prefixes)):
         if wanted:
@@ -159,6 +167,8 @@ async def _epoch(step: StepRun, site: Site) -> None:
 async def _run(job: JobRun, params: PurgeParams) -> Receipt:
     model = await book.load(job.db)
     hosts = [edge.host for edge in model.edges if model.rows[edge.host].generation]
+    if not hosts:
+        raise Refused("no edge keeps anything yet.", field="what", hint="`opsdeck plugin run cdn deploy` comes first")
     if params.what == "site":
         return await _whole_site(job, model, params.site, hosts)
     debts = []
@@ -175,31 +185,32 @@ async def _run(job: JobRun, params: PurgeParams) -> Receipt:
         return {"removed": gone}
 
     failed = await job.each(work, hosts, parallel=16)
-    still = {debt.edge for debt in await book.owed(job.db)}
-    for name in sorted(still & set(hosts)):
+    return {"failed": failed, "edges": hosts, "owing": await _left(job)}
+
+
+async def _left(job: JobRun) -> list[str]:
+    """Keep out of DNS who owes something still, and give them."""
+    still = sorted({debt.edge for debt in await book.owed(job.db)})
+    for name in still:
         job.log(f"{name} owes it: it stays out of DNS until it has done it", "bad")
-        await book.change_edge(job.db, name, admitted=False)
-    return {"failed": failed, "edges": hosts, "owing": sorted(still)}
+        await book.change_edge(job.db, name, owing=True)
+    return still
 
 
 async def _whole_site(job: JobRun, model: Model, name: str, hosts: Sequence[str]) -> Receipt:
     site = model.site(name)
+    await book.owe(job.db, [Debt(host, name, "site", "") for host in hosts])
     async with job.db.write() as session:
         await session.exec(update(SiteRow).where(col(SiteRow.name) == name).values(epoch=SiteRow.epoch + 1))
     site = (await book.load(job.db)).site(site.name)
-    late: set[str] = set(hosts)
 
     async def work(step: StepRun) -> Receipt:
-        await _epoch(step, site)
-        late.discard(step.host.name)
+        await settle(step)
         step.note(f"epoch {site.epoch}")
         return {"epoch": site.epoch}
 
     failed = await job.each(work, hosts, parallel=16)
-    for host in sorted(late):
-        job.log(f"{host} was not reached: it stays out of DNS until a deploy brings the new epoch", "bad")
-        await book.change_edge(job.db, host, admitted=False)
-    return {"failed": failed, "edges": list(hosts), "epoch": site.epoch, "owing": sorted(late)}
+    return {"failed": failed, "edges": list(hosts), "epoch": site.epoch, "owing": await _left(job)}
 
 
 class SettleParams(BaseModel):
@@ -211,15 +222,16 @@ class SettleParams(BaseModel):
 
 
 async def _settle(job: JobRun, params: SettleParams) -> Receipt:
-    """Do what an edge owes: its purges, and the epochs of all sites; only then may it be named again."""
+    """Do what an edge owes: its purges, and the epochs of all sites; only then may it be named again.
+
+    It is not let in by this when it is out for another reason, such as a deploy that failed.
+    """
     model = await book.load(job.db)
     edge = model.edge(params.host)
     gone = 0
     async with job.step(edge.host) as step:
-        gone = await settle(step)
         await bring_epochs(step, model)
-    if model.rows[edge.host].generation:
-        await book.change_edge(job.db, edge.host, admitted=True)
+        gone = await settle(step)
     return {"edge": edge.host, "removed": gone}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Sequence
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from sqlmodel import select
@@ -44,6 +45,9 @@ class SetupParams(BaseModel):
     )  # fmt: skip
     caddy_sha256: str | None = Field(None, title="Caddy SHA-256", pattern=r"^$|^[0-9a-f]{64}$")
     caddy_member: str | None = Field(None, title="File in the release", description="Such as caddy.")
+    caddy_arch: Literal["amd64", "arm64", "armhf", "i386", "riscv64"] | None = Field(
+        None, title="Architecture of the Caddy", description="Of all edges."
+    )
 
     @field_validator("zone")
     @classmethod
@@ -74,6 +78,8 @@ class SetupParams(BaseModel):
                 raise ValueError("a Caddy source needs its version and sha256")
             with as_value_error():
                 check_version(self.caddy_version)
+        elif self.caddy_version or self.caddy_sha256 or self.caddy_member or self.caddy_arch:
+            raise ValueError("a version, sha256, file or architecture of Caddy says nothing without its source")
         return self
 
 

@@ -316,5 +316,7 @@ async def test_an_edge_that_joins_gets_the_account_of_the_others(served: Any) ->
     await cdn.good("edge", host=E3)
     # The name leads to another edge, which answers the CA by the account that both have.
     await cdn.good("deploy", edges=[E3], certificate_wait=60)
-    look = ["sh", "-c", "cat $(find /var/lib/opsdeck-cdn/caddy/acme -name '*.key' | sort) | sha256sum"]
+    # One key, under however many e-mails an edge has had it.
+    find = "find /var/lib/opsdeck-cdn/caddy/acme -name '*.key' -exec sha256sum {} +"
+    look = ["sh", "-c", f"{find} | cut -c -64 | sort -u"]
     assert host.execute(look) == cdn.fleet.host(E1).execute(look)

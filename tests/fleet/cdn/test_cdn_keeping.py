@@ -230,9 +230,9 @@ async def test_an_edge_that_was_away_owes_its_purges(served: Any) -> None:
     job, steps = await cdn.run("purge", urls=["https://www.site.test/assets/owed"])
     assert job.receipt["owing"] == [E2]
     assert steps[E1].receipt["removed"] == 1
-    assert not (await book.load(cdn.deck.db)).edge(E2).admitted
+    assert (await book.load(cdn.deck.db)).rows[E2].owing
     cdn.fleet.host(E2).mend()
     assert await cache(cdn, "/assets/owed", E2) == "HIT"
     await cdn.good("deploy", edges=[E2])
     assert await cache(cdn, "/assets/owed", E2) == "MISS"
-    assert (await book.load(cdn.deck.db)).edge(E2).admitted
+    assert not (await book.load(cdn.deck.db)).rows[E2].owing

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from opsdeck_cdn import book, deploy, edgehost
 
+from opsdeck.errors import Unavailable
+
 pytestmark = pytest.mark.campaign
 E1, E2, E3 = EDGES = ("cdn-e1", "cdn-e2", "cdn-e3")
 
@@ -82,5 +84,7 @@ async def test_all_edges_lost_is_said_as_such(changed: Any) -> None:
     cdn = changed
     for name in EDGES:
         cut(cdn, name)
+    with pytest.raises(Unavailable, match="none of the edges can be reached"):
+        await cdn.plan("deploy")
     job, _ = await cdn.run("deploy")
     assert (job.state, "none of the edges can be reached" in job.error) == ("failed", True)

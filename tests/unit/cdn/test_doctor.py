@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from opsdeck_cdn import book, certificates, checkup, doctor, naming, plugin, sight
-from opsdeck_cdn.models import SetupRow, TrafficRow
+from opsdeck_cdn import book, certificates, checkup, doctor, naming, plugin, purging, sight
+from opsdeck_cdn.models import DebtRow, NameServerRow, SetupRow, TrafficRow
 from opsdeck_cdn.sites import Life
 from opsdeck_cdn.web.views import edge_line, site_line
 from sqlmodel import select
@@ -157,6 +157,98 @@ async def test_who_may_be_named(deck):
     assert [edge_line(model, edge, 0).named for edge in model.edges] == [False, True]
     await book.change_edge(deck.db, "e2", health="down")
     assert naming.up(await book.load(deck.db)) == {"e1", "e2"}
+
+
+async def test_an_edge_that_owes_is_out_of_dns_and_one_that_failed_stays_out_when_it_has_settled(deck):
+    for host in ("e1", "e2"):
+        await book.deployed(deck.db, host, "g", {}, {})
+    await book.change_edge(deck.db, "e1", owing=True)
+    assert naming.up(await book.load(deck.db)) == {"e2"}
+    assert await book.overdue(deck.db) == {"e1"}
+    assert "owes purges" in (await said(deck))["edge e1"][1]
+    # A debt that a purge under way is about to pay is nobody else's business; one that it left behind is.
+    await book.owe(deck.db, [book.Debt("e2", "s", "site", "")])
+    assert await book.overdue(deck.db) == {"e1"}
+    async with deck.db.write() as session:
+        (await session.exec(select(DebtRow))).one().made = datetime.now(UTC) - 2 * book.OVERDUE
+    assert await book.overdue(deck.db) == {"e1", "e2"}
+    # Whether it owes and whether its deploy ended well are two things.
+    await book.change_edge(deck.db, "e1", owing=False, admitted=False)
+    assert naming.up(await book.load(deck.db)) == {"e2"}
+    assert "last deploy" in (await said(deck))["edge e1"][1]
+    # When all owe, any answer is better than none.
+    await book.change_edge(deck.db, "e2", owing=True)
+    assert naming.up(await book.load(deck.db)) == {"e2"}
+
+
+async def test_settling_lets_in_nobody_whose_deploy_failed(deck, monkeypatch):
+    await book.deployed(deck.db, "e1", "g", {}, {})
+    await book.change_edge(deck.db, "e1", admitted=False, owing=True)
+    await book.owe(deck.db, [book.Debt("e1", "s", "url", "a.test/x"), book.Debt("e1", "s", "site", "")])
+    brought: list[str] = []
+
+    async def epoch(step: Any, site: Any) -> None:
+        brought.append(site.name)
+
+    async def forget(step: Any, site: Any, debts: Any) -> int:
+        return len(debts)
+
+    monkeypatch.setattr(purging, "_epoch", epoch)
+    monkeypatch.setattr(purging, "_forget", forget)
+    assert (await do(deck, "settle", host="e1"))["removed"] == 2
+    row = (await book.load(deck.db)).rows["e1"]
+    assert (row.owing, row.admitted, await book.owed(deck.db), set(brought)) == (False, False, (), {"s"})
+
+
+async def test_name_servers_keep_their_numbers(deck):
+    await do(deck, "setup", zone="cdn.test")
+    await do(deck, "nameserver", host="e2")
+    await do(deck, "nameserver", host="e1")
+
+    async def numbers() -> dict[str, int]:
+        return {row.host: row.number for row in (await book.load(deck.db)).servers}
+
+    assert await numbers() == {"e2": 1, "e1": 2}
+    await do(deck, "nameserver", host="e1", address="192.0.2.77")
+    assert await numbers() == {"e2": 1, "e1": 2}
+    await do(deck, "remove_nameserver", host="e2")
+    assert await numbers() == {"e1": 2}
+    await do(deck, "nameserver", host="e2")
+    assert await numbers() == {"e2": 1, "e1": 2}
+    model = await book.load(deck.db)
+    zone = naming.wanted(model, model.servers[0]).files[0]
+    assert "ns2" in str(zone.content) and "192.0.2.77" in str(zone.content)
+
+
+async def test_a_purge_that_reaches_no_edge_at_all_says_so(deck):
+    job = await deck.jobs.run(Submission("cdn", "purge", {"what": "site", "site": "s"}), BOSS)
+    assert (job.state, "no edge keeps anything yet" in job.error) == ("failed", True)
+
+
+async def test_the_last_edge_that_dns_can_name_is_not_removed(deck):
+    await do(deck, "setup", zone="cdn.test")
+    async with deck.db.write() as session:
+        session.add(NameServerRow(host="ns", address="192.0.2.8", number=1))
+        session.add(Host(name="e3", address="192.0.2.3"))
+    await book.deployed(deck.db, "e1", "g", {}, {})
+    job = await deck.jobs.run(Submission("cdn", "remove_edge", {"host": "e1"}, confirm="remove_edge"), BOSS)
+    assert "the last edge that DNS can name" in job.error
+    assert [edge.host for edge in (await book.load(deck.db)).edges] == ["e1", "e2"]
+    # It may go when there is nothing that it would have to be named for.
+    await do(deck, "remove_site", name="s")
+    async with deck.db.write() as session:
+        await session.delete((await session.exec(select(NameServerRow))).one())
+    await do(deck, "remove_edge", host="e1")
+
+
+@pytest.mark.parametrize("alone", [{"caddy_version": "2.99.0"}, {"caddy_sha256": "0" * 64}, {"caddy_arch": "arm64"}])
+async def test_settings_of_caddy_that_would_do_nothing_are_refused(deck, alone):
+    with pytest.raises(Invalid, match="says nothing without its source"):
+        await do(deck, "setup", **alone)
+    given = {"caddy_source": "https://a.test/caddy", "caddy_sha256": "0" * 64, "caddy_version": "2.11.7"}
+    await do(deck, "setup", **given, caddy_arch="arm64")
+    caddy = (await book.load(deck.db)).setup.caddy
+    assert (caddy.version, caddy.arch) == ("2.11.7", "arm64")
 
 
 async def test_the_last_edge_that_serves_is_not_drained(deck):

@@ -2,7 +2,8 @@
 
 Three servers: `edge` (HTTPS), `plain` (HTTP: redirects, ACME, health) and `origin`, on a unix socket, through which
 the cache fetches what it lacks. So the way to an origin is written in one place. Facts: Caddy's documentation of its
-JSON configuration; `distributed: false` lets any edge answer a challenge, and needs Caddy 2.11 and one account.
+JSON configuration. Any edge answers an ACME challenge for any other, by a route: Caddy itself does not answer for a
+name that it orders at the same time, since it knows the token of its own order only.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def render(sites: Sequence[Site], setup: Setup, *, edge: Edge, generation: str) 
         "plain": {
             "listen": _listen(edge, 80),
             "automatic_https": {"disable": True},
-            "routes": [_health(generation, edge.host), _loop(setup.id), *_redirects(names), _refused()],
+            "routes": [_health(generation, edge.host), _loop(setup.id), _challenge(), *_redirects(names), _refused()],
         },
         "origin": {
             "listen": [f"unix/{layout.ORIGIN_SOCKET}|0660"],
@@ -65,11 +66,7 @@ def render(sites: Sequence[Site], setup: Setup, *, edge: Edge, generation: str) 
         "apps": {"http": {"grace_period": "10s", "servers": servers}},
     }
     if names:
-        issuers = [_issuer(setup)]
-        # The second is for names that this edge does not have yet: while a new site comes to the first edge, the CA
-        # may ask any other one.
-        policies = [{"subjects": names, "issuers": issuers}, {"issuers": issuers}]
-        config["apps"]["tls"] = {"automation": {"policies": policies}}
+        config["apps"]["tls"] = {"automation": {"policies": [{"subjects": names, "issuers": [_issuer(setup)]}]}}
     return (json.dumps(config, indent=1, sort_keys=True) + "\n").encode()
 
 
@@ -83,7 +80,7 @@ def _issuer(setup: Setup) -> Node:
     issuer: Node = {
         "module": "acme",
         "ca": setup.acme_directory,
-        "challenges": {"distributed": False, "tls-alpn": {"disabled": True}},
+        "challenges": {"tls-alpn": {"disabled": True}},
     }
     if setup.acme_email:
         issuer["email"] = setup.acme_email
@@ -111,6 +108,23 @@ def _health(generation: str, edge: str) -> Node:
                     {"match": [{"path": ["/cache"]}], "handle": [cache], "terminal": True},
                     _refused(),
                 ],
+            }
+        ],
+    }
+
+
+def _challenge() -> Node:
+    """Answer the CA for whatever name: its token, and the thumbprint of the one account of all edges."""
+    pattern = r"^/\.well-known/acme-challenge/([A-Za-z0-9_-]{1,200})$"
+    return {
+        "match": [{"method": ["GET"], "path_regexp": {"name": "acme", "pattern": pattern}}],
+        "terminal": True,
+        "handle": [
+            {
+                "handler": "static_response",
+                "status_code": 200,
+                "headers": {"Content-Type": ["application/octet-stream"]},
+                "body": f"{{http.regexp.acme.1}}.{{file.{layout.THUMBPRINT}}}",
             }
         ],
     }
