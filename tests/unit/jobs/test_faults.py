@@ -242,7 +242,7 @@ async def test_a_late_ledger_is_told_so(deck, boss):
 async def test_a_database_that_is_locked_for_a_while_loses_nothing(deck, boss, home, until):
     running = asyncio.create_task(deck.jobs.run(sh("for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done"), boss))
     await until(lambda: deck.jobs.log(1))
-    other = sqlite3.connect(home / "opsdeck.db", isolation_level=None)
+    other = sqlite3.connect(home / "opsdeck.db", timeout=60, isolation_level=None)
     async with deck.db.engine.connect() as connection:
         await connection.exec_driver_sql("PRAGMA busy_timeout=50")
     other.execute("BEGIN IMMEDIATE")
@@ -259,7 +259,7 @@ async def test_a_database_that_stays_locked_ends_the_work_loudly(deck, boss, hom
     monkeypatch.setattr("opsdeck.jobs.ledger.PATIENCE", 0.3)
     running = asyncio.create_task(deck.jobs.run(sh(f"echo a; while :; do echo b; sleep 0.1; done; sleep {tell}"), boss))
     await until(lambda: deck.jobs.log(1))
-    other = sqlite3.connect(home / "opsdeck.db", isolation_level=None)
+    other = sqlite3.connect(home / "opsdeck.db", timeout=60, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unavailable, match="locked"):
         await running

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 
 import pytest
-from opsdeck_search_sync.sources import gtids, mysql, pgoutput
+from opsdeck_search_sync.sources import binlog, gtids, pgoutput
 
 from opsdeck.api import Refused
 
@@ -27,7 +27,7 @@ def test_a_value_and_an_update_of_postgresql() -> None:
 
 @pytest.mark.parametrize("kind", [38, 39, 40, 42, 165, 171, 99, 250])
 def test_an_event_of_a_binary_log(kind: int) -> None:
-    fault = mysql._unread(kind)
+    fault = binlog.unread(kind)
     assert isinstance(fault, Refused) and str(kind) in fault.message and fault.hint
 
 
