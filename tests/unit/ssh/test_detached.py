@@ -120,7 +120,7 @@ async def test_its_time_limit_holds_with_nobody_there(pool, hosts):
     await pool.detach(endpoint, "limited", Command(("sleep", "300"), timeout=0.6, kill_after=20))
     await hosts["web1"].drop()
     async with asyncio.timeout(20):
-        while (state := await pool.detached_state(endpoint, "limited")).phase is not Phase.ENDED:
+        while (state := await pool.detached_state(endpoint, "limited")).phase is not Phase.ENDED:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
     assert state.exit_status == 124
 
