@@ -21,7 +21,7 @@ BEFORE = (10, 50, 90)
 """Percent of what a part does before it is killed. Before the compressor the last tenth passes within one look."""
 EVERY = {"engine": ("raw", BEFORE), "scan": ("raw", BEFORE), "zstd": ("raw", AFTER), "age": ("stored", AFTER),
          "hash": ("stored", AFTER), "digest": ("stored", AFTER), "store": ("stored", AFTER)}  # fmt: skip
-QUICK = (("engine", 50), ("zstd", 99), ("store", 10))
+QUICK = (("engine", 50), ("zstd", 50), ("store", 10))
 
 
 async def kill(world: Any, name: str, amount: int) -> str:
@@ -47,7 +47,7 @@ async def settle(world: Any, full: str) -> None:
 
 
 async def test_a_killed_part_leaves_an_orphan_at_most_and_the_next_run_goes_on_from_the_last_good_one(world):
-    await world.slow(24, limit="off")
+    await world.slow(32, limit="off")
     full = await world.good("run", target="shop")
     await world.set(limit="6M", full_hours=1000)
     for name, percent in QUICK:
@@ -64,7 +64,7 @@ async def test_a_killed_part_leaves_an_orphan_at_most_and_the_next_run_goes_on_f
 @pytest.mark.campaign
 @pytest.mark.timeout(1500)
 async def test_every_part_killed_at_every_point(world):
-    await world.slow(24, limit="off")
+    await world.slow(32, limit="off")
     full = await world.good("run", target="shop")
     await world.set(limit="6M", throttle=20, full_hours=1000)
     for name, (unit, points) in EVERY.items():

@@ -34,6 +34,11 @@ fetch() {
   parts store hash age zstd unpack || {
     tail -q -n 2 "$run/age.log" "$run/zstd.log" "$run/extract.log"
     grep -q 'no identity matched' "$run/age.log" && die "the key does not open it"
+    # age stops at a changed piece, and the store's end of the pipe breaks (141); a store that fails says so itself.
+    given=
+    { read -r given <"$run/rc.store"; } 2>/dev/null
+    case $given in 0 | 141) grep -qE 'authenticate|bad header MAC' "$run/age.log" &&
+      die "what the store has was changed: it does not open whole" ;; esac
     [ "$have" = "$size" ] && [ "$got" != "$sha" ] && die "what the store has was changed (sha256 $got, not $sha)"
     parts store || die "the store did not give it whole"
     parts store hash age zstd unpack
