@@ -7,6 +7,7 @@ one test speaks to all kinds.
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import pwd
 import random
@@ -175,7 +176,7 @@ class Maria:
         words = [f"--{name}={value}" for name, value in self.options.items()]
         return [
             self.program, "--no-defaults", f"--datadir={self.folder / 'data'}", f"--port={self.port}",
-            "--bind-address=127.0.0.1", f"--socket={self.folder / 'sock'}", "--user=root",
+            "--bind-address=127.0.0.1", f"--socket={self.folder / 'sock'}", f"--user={getpass.getuser()}",
             f"--pid-file={self.folder / 'pid'}", f"--tmpdir={self.folder}",
             "--innodb-flush-log-at-trx-commit=2", *words,
         ]  # fmt: skip
@@ -436,7 +437,7 @@ def a_mariadb(absent: Any) -> Iterator[Maria]:
     folder = Path(tempfile.mkdtemp(prefix="opsdeck-maria-"))
     done = subprocess.run(
         [install, "--no-defaults", f"--datadir={folder / 'data'}", "--auth-root-authentication-method=normal",
-         "--user=root", "--skip-test-db", f"--tmpdir={folder}"], capture_output=True, text=True,
+         f"--user={getpass.getuser()}", "--skip-test-db", f"--tmpdir={folder}"], capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     server = Maria(folder, str(program), BINLOG | {"init-file": str(folder / "init.sql")})

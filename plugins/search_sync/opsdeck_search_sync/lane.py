@@ -339,10 +339,10 @@ class Lane:
             await ledger.raise_up(self._db, self.generation, risen)
             self._dead.difference_update(risen)
 
-    async def retry(self) -> int:
-        """Try the dead letters again; give how many."""
+    async def retry(self) -> int | None:
+        """Try the dead letters again; give how many. None while there is no way for them yet: ask again later."""
         if self._pipeline is None:
-            return 0
+            return None
         letters = await ledger.dead(self._db, self.generation.sync, self.generation.number)
         ops: list[tuple[Id, Op]] = []
         for letter in letters:
@@ -351,7 +351,7 @@ class Lane:
                 ops += await self._ops([Put(body)])
             elif body or letter.verb == Verb.DELETE.value:
                 ops.append((json.loads(letter.document), Op(Verb(letter.verb), body)))
-        return self._pipeline.again(ops) if self._pipeline is not None else 0
+        return self._pipeline.again(ops) if self._pipeline is not None else None
 
 
 async def ahead(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:

@@ -259,10 +259,10 @@ class Stream:
         for work in list(self._work.values()):
             await work.lane.tend()
         if sync.retry != self._retried:
-            self._retried = sync.retry
             live = self._work.get(self._whole.live.id or 0) if self._whole.live else None
-            if live is not None:
-                self._run.log(f"{await live.lane.retry()} dead letters are tried again")
+            if live is not None and (count := await live.lane.retry()) is not None:
+                self._retried = sync.retry
+                self._run.log(f"{count} dead letters are tried again")
         if time.monotonic() - self._read >= READING:
             self._read = time.monotonic()
             await self._note_reading()

@@ -95,7 +95,7 @@ class Parent(asyncio.DatagramProtocol):
 async def parent(cdn: Any, name_servers: tuple[str, ...]) -> AsyncIterator[Parent]:
     """The zone above, asked on this machine's end of the lab's network; both name servers are known."""
     known = {row.host for row in (await book.load(cdn.deck.db)).servers}
-    for name in set(name_servers) - known:
+    for name in sorted(set(name_servers) - known):
         await cdn.add_host(name)
         await cdn.good("nameserver", host=name)
     address = str(cdn.fleet.network.subnet()[1])
@@ -108,7 +108,7 @@ async def parent(cdn: Any, name_servers: tuple[str, ...]) -> AsyncIterator[Paren
 
 async def test_a_delegation_that_leads_elsewhere_is_said(served: Any, parent: Parent) -> None:
     cdn = served
-    right = {f"ns{place + 1}.cdn.test": row.address for place, row in enumerate((await book.load(cdn.deck.db)).servers)}
+    right = {f"ns{row.number}.cdn.test": row.address for row in (await book.load(cdn.deck.db)).servers}
     first, second = right
     for servers, words in (
         (right, []),
