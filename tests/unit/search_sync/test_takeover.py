@@ -95,12 +95,12 @@ async def test_another_node_goes_on_when_one_is_killed(bench: Any) -> None:
         bench.shop.fill(200)
         await bench.define()
         await bench.act("start", sync="items")
-        await bench.until(bench.equal, 40)
+        await bench.until(bench.equal, 60)
         who, fence = await held(bench.deck)
         nodes[who].kill()
         bench.shop.put(1001, 1002)
         assert await next_holder(bench.deck, fence) != who
-        await bench.until(bench.equal, 10)
+        await bench.until(bench.equal, 60)
     finally:
         for node in nodes.values():
             node.kill()
