@@ -80,16 +80,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     comes last, since its driver leaves an event loop behind that no other test of that process could use.
     """
     side_by_side = config.getoption("dist", "no") != "no"
-    for item in items:
-        place = item.path.relative_to(HERE)
-        item.add_marker(pytest.mark.xdist_group(str(place if place.parts[0] == "unit" else place.parent)))
     if side_by_side:
         items.sort(key=lambda item: ("fleet", "unit", "browser").index(item.path.relative_to(HERE).parts[0]))
     for item in items:
+        place = item.path.relative_to(HERE)
+        item.add_marker(pytest.mark.xdist_group(str(place if place.parts[0] == "unit" else place.parent)))
         fixtures = set(getattr(item, "fixturenames", ()))
-        if {"fleet", "lab"} & fixtures or "fleet" in item.path.relative_to(HERE).parts:
+        if {"fleet", "lab"} & fixtures or "fleet" in place.parts:
             item.add_marker(pytest.mark.fleet)
-        if "chromium" in fixtures or "browser" in item.path.relative_to(HERE).parts:
+        if "chromium" in fixtures or "browser" in place.parts:
             item.add_marker(pytest.mark.browser)
         if "postgres_server" in fixtures:
             item.add_marker(pytest.mark.postgres)

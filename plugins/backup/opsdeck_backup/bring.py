@@ -98,6 +98,10 @@ class Brought:
     fetched: float
     prepared: float
 
+    def figures(self, links: Sequence[Manifest]) -> dict[str, object]:
+        """Give what a proof keeps of it: bytes unpacked, and seconds to fetch and to prepare."""
+        return {"raw": sum(link.result.raw for link in links), "fetch": self.fetched, "prepare": self.prepared}
+
 
 @contextlib.asynccontextmanager
 async def work_folder(step: Place, name: str, work: str = WORK) -> AsyncIterator[str]:

@@ -86,11 +86,7 @@ async def _prove(
                 tool=server.tool,
                 prepare=params.depth != "read",
             )
-            detail: dict[str, object] = {
-                "raw": sum(link.result.raw for link in links),
-                "fetch": brought.fetched,
-                "prepare": brought.prepared,
-            }
+            detail = brought.figures(links)
             if params.depth == "server":
                 step.note("asking a server of its own")
                 began = time.monotonic()

@@ -150,16 +150,11 @@ async def _restore(job: JobRun, params: RestoreParams) -> Receipt:
         said = done.stdout.decode("utf-8", "replace").splitlines()[-1:]
         step.log(f"{params.onto} serves {links[-1].id}; its former data is {aside}", "good")
         step.note(f"restored in {seconds:.0f} s")
-    detail = {
-        "raw": sum(link.result.raw for link in links),
-        "fetch": brought.fetched,
-        "prepare": brought.prepared,
-    }
     await catalogue.prove(
         job,
         Proof(
             target=params.target, item=links[-1].id, depth="restore", host=params.onto, ok=True, at=utcnow(),
-            seconds=round(seconds, 1), detail=detail, job_id=job.id,
+            seconds=round(seconds, 1), detail=brought.figures(links), job_id=job.id,
         ),
     )  # fmt: skip
     return {

@@ -206,6 +206,12 @@ def shop(request: pytest.FixtureRequest) -> Any:
     return request.getfixturevalue(f"{request.param}_shop")
 
 
+@pytest.fixture(params=["postgres", pytest.param("mariadb", marks=pytest.mark.campaign), MYSQL])
+def one_shop(request: pytest.FixtureRequest) -> Any:
+    """A fresh database with the table `item`: of one kind in each run, of the others in a campaign."""
+    return request.getfixturevalue(f"{request.param}_shop")
+
+
 @pytest.fixture(params=["postgres", "mariadb", "mongodb", MYSQL])
 def any_shop(request: pytest.FixtureRequest) -> Any:
     """A fresh database with `item`, of each kind."""

@@ -19,16 +19,10 @@ from opsdeck.api import Invalid, NotFound, Refused
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(
-    params=[
-        "postgres",
-        pytest.param("mariadb", marks=pytest.mark.campaign),
-        pytest.param("mysql", marks=pytest.mark.campaign),
-    ]
-)
-def shop(request: pytest.FixtureRequest) -> Any:
-    """What is tested here does not depend on the kind of source: one in each run, the rest in a campaign."""
-    return request.getfixturevalue(f"{request.param}_shop")
+@pytest.fixture
+def shop(one_shop: Any) -> Any:
+    """What is tested here does not depend on the kind of source."""
+    return one_shop
 
 
 COLUMNS = (Column("id", "int8", key=True), Column("title", "text"))

@@ -11,16 +11,10 @@ from opsdeck_search_sync import ledger
 pytestmark = pytest.mark.timeout(120)
 
 
-@pytest.fixture(
-    params=[
-        "postgres",
-        pytest.param("mariadb", marks=pytest.mark.campaign),
-        pytest.param("mysql", marks=pytest.mark.campaign),
-    ]
-)
-def shop(request: pytest.FixtureRequest) -> Any:
-    """What is tested here does not depend on the kind of source: one in each run, the rest in a campaign."""
-    return request.getfixturevalue(f"{request.param}_shop")
+@pytest.fixture
+def shop(one_shop: Any) -> Any:
+    """What is tested here does not depend on the kind of source."""
+    return one_shop
 
 
 async def test_back_and_forward_again(bench: Any) -> None:

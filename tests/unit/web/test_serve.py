@@ -20,6 +20,12 @@ def opsdeck(home: Path, *words: str, **more: str) -> list[str]:
     return [sys.executable, "-c", "from opsdeck.cli import main; main()", *words]
 
 
+def refused(tmp_path: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    """Start a console that must not come up; give how it ended."""
+    words = opsdeck(tmp_path, "serve", "--port", "0")
+    return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_it_prints_its_address_answers_and_ends_with_a_stream_open(tmp_path: Path) -> None:
     environment = os.environ | {"OPSDECK_HOME": str(tmp_path / "home")}
     subprocess.run(opsdeck(tmp_path, "init", "--yes"), env=environment, check=True, capture_output=True, timeout=60)
@@ -37,14 +43,7 @@ def test_it_prints_its_address_answers_and_ends_with_a_stream_open(tmp_path: Pat
         url = line.split()[-1]
         with urllib.request.urlopen(url + "login", timeout=10) as answer:  # noqa: S310 - our own server
             assert b"Log in" in answer.read()
-        second = subprocess.run(
-            opsdeck(tmp_path, "serve", "--port", "0"),
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        second = refused(tmp_path, environment)
         assert second.returncode == 4
         assert "runs on" in second.stderr
         with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1].strip("/")))) as held:
@@ -63,14 +62,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
 
 def test_without_init_it_says_what_to_do(tmp_path: Path) -> None:
     environment = os.environ | {"OPSDECK_HOME": str(tmp_path / "none")}
-    done = subprocess.run(
-        opsdeck(tmp_path, "serve", "--port", "0"),
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = refused(tmp_path, environment)
     assert done.returncode != 0
     assert "opsdeck init" in done.stderr
     assert "Traceback" not in done.stderr

@@ -227,16 +227,11 @@ async def _restore(job: JobRun, params: PodParams) -> Receipt:
         seconds = time.monotonic() - began
         step.log(f"{row.workload} serves {links[-1].id}; its former data is {aside} on the claim", "good")
         step.note(f"restored in {seconds:.0f} s")
-    detail = {
-        "raw": sum(link.result.raw for link in links),
-        "fetch": round(brought.fetched, 1),
-        "prepare": round(brought.prepared, 1),
-    }
     await catalogue.prove(
         job,
         Proof(
             target=params.target, item=links[-1].id, depth="restore", host=row.host, ok=True, at=utcnow(),
-            seconds=round(seconds, 1), detail=detail, job_id=job.id,
+            seconds=round(seconds, 1), detail=brought.figures(links), job_id=job.id,
         ),
     )  # fmt: skip
     return {

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2_fragments.litestar import HTMXBlockTemplate
 from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 from litestar.plugins.htmx import HTMXRequest
 
-from opsdeck.api import Deck, OpsDeckError, Submission, utcnow
+from opsdeck.api import Deck, OpsDeckError, Submission, page, utcnow
 from opsdeck_backup import bring, catalogue, chains, health, manifests, restore, targets
 from opsdeck_backup.kube import handed
 from opsdeck_backup.models import Item, ItemState, Target
@@ -21,21 +20,10 @@ CHOICES = 200
 """Backups that are offered to be restored, the newest ones."""
 
 
-def _page(request: HTMXRequest, name: str, block: str, **context: Any) -> Response[Any]:
-    part = bool(request.htmx) and not request.htmx.boosted and not request.htmx.history_restore_request
-    return HTMXBlockTemplate(
-        template_name=f"backup/{name}.html",
-        block_name=block if part else None,
-        context=context,
-        headers={"Vary": "HX-Request"},
-        media_type="text/html",
-    )
-
-
 @get("/")
 async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[Any]:
     """List the targets: how fresh, how proven, how large."""
-    return _page(request, "targets", "rows", lines=await health.standings(deck))
+    return page(request, "backup/targets.html", "rows", lines=await health.standings(deck))
 
 
 def _state_of(item: Item) -> str:
@@ -72,9 +60,9 @@ async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[
     items = await catalogue.items(deck, name)
     proofs = await catalogue.proofs(deck, name)
     largest = max((item.stored for item in items), default=0)
-    return _page(
+    return page(
         request,
-        "target",
+        "backup/target.html",
         "chain",
         row=row,
         standing=health.judge(row, items, proofs, utcnow()),
@@ -97,8 +85,8 @@ async def bring_back(
     built = chains.build(_known(await catalogue.items(deck, name)))
     there = sorted((link for chain in built for link in chain.links), key=lambda link: link.id, reverse=True)
     links = chains.path_to(built, backup) if there else ()
-    return _page(
-        request, "restore", "about", row=row, there=there[:CHOICES], links=links, onto=onto, backup=backup,
+    return page(
+        request, "backup/restore.html", "about", row=row, there=there[:CHOICES], links=links, onto=onto, backup=backup,
         needed=bring.needed(links) << 20, seconds=restore.estimate(await catalogue.proofs(deck, name), links),
         hosts=[host.name for host in await deck.inventory.list()], hidden=max(0, len(there) - CHOICES),
     )  # fmt: skip
@@ -128,7 +116,7 @@ async def _keep(request: HTMXRequest, deck: Deck, name: str, **context: Any) -> 
     found = _verdicts(row, await catalogue.items(deck, name))
     verdicts = [found[chain] for chain in sorted(found, reverse=True)]
     frees = sum(one.chain.stored for one in verdicts if not one.keep)
-    return _page(request, "keep", "orphans", row=row, verdicts=verdicts, frees=frees, **context)
+    return page(request, "backup/keep.html", "orphans", row=row, verdicts=verdicts, frees=frees, **context)
 
 
 @get("/{name:str}/sidecar")
@@ -136,9 +124,9 @@ async def sidecar(request: HTMXRequest, deck: NamedDependency[Deck], name: FromP
     """Show what a target in Kubernetes hands to its chart or operator, and what its image is built from."""
     row = await catalogue.find(deck, name)
     image = handed.image(row, await catalogue.items(deck, name))
-    return _page(
+    return page(
         request,
-        "sidecar",
+        "backup/sidecar.html",
         "content",
         row=row,
         image=image,

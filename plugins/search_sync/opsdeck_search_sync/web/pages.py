@@ -6,14 +6,13 @@ from datetime import timedelta
 from typing import Any
 
 import yaml
-from jinja2_fragments.litestar import HTMXBlockTemplate
 from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 from litestar.plugins.htmx import HTMXRequest
 from sqlmodel import select
 
-from opsdeck.api import Deck, utcnow
+from opsdeck.api import Deck, page, utcnow
 from opsdeck_search_sync import ledger, standing
 from opsdeck_search_sync.models import (
     DeadLetter,
@@ -26,24 +25,20 @@ from opsdeck_search_sync.models import (
 )
 
 
-def _page(request: HTMXRequest, name: str, block: str, **context: Any) -> Response[Any]:
-    part = bool(request.htmx) and not request.htmx.boosted and not request.htmx.history_restore_request
-    return HTMXBlockTemplate(
-        template_name=f"search_sync/{name}.html",
-        block_name=block if part else None,
-        context=context,
-        headers={"Vary": "HX-Request"},
-        media_type="text/html",
-    )
-
-
 @get("/")
 async def show(request: HTMXRequest, deck: NamedDependency[Deck]) -> Response[Any]:
     """List the syncs, the databases they read and the Meilisearches they write to."""
     async with deck.db.read() as session:
         sources = (await session.exec(select(Source).order_by(Source.name))).all()
         instances = (await session.exec(select(Instance).order_by(Instance.name))).all()
-    return _page(request, "syncs", "rows", lines=await standing.lines(deck.db), sources=sources, instances=instances)
+    return page(
+        request,
+        "search_sync/syncs.html",
+        "rows",
+        lines=await standing.lines(deck.db),
+        sources=sources,
+        instances=instances,
+    )
 
 
 def per_minute(rows: tuple[Minute, ...]) -> list[float]:
@@ -74,9 +69,9 @@ async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[
     minutes = await standing.last_hour(deck.db, name)
     written, removed = sum(row.written for row in minutes), sum(row.removed for row in minutes)
     stale = whole.live is not None and differs(whole.live, whole.sync)
-    return _page(
+    return page(
         request,
-        "sync",
+        "search_sync/sync.html",
         "state",
         line=standing.line_of(whole.sync, list(whole.generations), reading, counts),
         whole=whole,
