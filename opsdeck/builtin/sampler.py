@@ -20,6 +20,7 @@ from opsdeck.actor import SYSTEM
 from opsdeck.builtin.termwatch import watch_terms
 from opsdeck.clock import utcnow
 from opsdeck.errors import OpsDeckError
+from opsdeck.inventory.hostkeys import alarm_key
 from opsdeck.inventory.models import Host, Reach
 from opsdeck.inventory.reach import ReachSeen, reach_of
 from opsdeck.inventory.samples import reading
@@ -121,7 +122,9 @@ class Sampler:
         """Let go of connections to hosts that showed somebody another key: one from before would answer as if all was
         well. The next poll dials, and sees what the host shows now."""
         found = {
-            incident.host for incident in await self.deck.incidents.open_now() if incident.key.startswith("host-key:")
+            incident.host
+            for incident in await self.deck.incidents.open_now()
+            if incident.key == alarm_key(incident.host)
         }
         for name in found - self._doubted:
             self.deck.ssh.drop(name)
@@ -250,7 +253,7 @@ class Sampler:
             self._alarms.discard(key)
         if name in self._doubted:
             # Its connections were let go of when the doubt came: it was dialled anew, and showed a pinned key.
-            await self.deck.incidents.close(f"host-key:{name}")
+            await self.deck.incidents.close(alarm_key(name))
             self._doubted.discard(name)
 
     async def _tidy(self) -> None:

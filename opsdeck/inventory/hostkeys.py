@@ -115,7 +115,7 @@ class HostKeys:
         elif contact.trust is Trust.NEW:
             await self._inventory.set_reach([ReachSeen(name, Reach.UNTRUSTED, "its key waits for approval")])
         else:
-            await self._incidents.close(f"host-key:{name}")
+            await self._incidents.close(alarm_key(name))
         return contact
 
     async def report(self, fault: HostKeyChanged) -> None:
@@ -266,7 +266,7 @@ class HostKeys:
         detail = f"pinned: {had}; it shows: {shows}"
         await self._inventory.set_reach([ReachSeen(contact.host, Reach.KEY_CHANGED, detail)])
         await self._incidents.open(
-            f"host-key:{contact.host}",
+            alarm_key(contact.host),
             f"{contact.host} shows another host key than the pinned one",
             detail=f"{detail}. Nothing is sent to it. Only if the machine was rebuilt, approve the new key.",
             host=contact.host,
@@ -277,7 +277,7 @@ class HostKeys:
         """What follows when a person has decided: old connections go, the incident is over."""
         self._pool.drop(name)
         await self._inventory.set_reach([ReachSeen(name, Reach.UNKNOWN, "not contacted since its key was approved")])
-        await self._incidents.close(f"host-key:{name}")
+        await self._incidents.close(alarm_key(name))
 
     async def _pin_one(self, session: AsyncSession, host: Host, key: OfferedKey, actor: Actor, source: str) -> HostKey:
         rows = await _keys(session, host)
@@ -292,6 +292,11 @@ class HostKeys:
             detail={"algorithm": key.algorithm, "fingerprint": key.fingerprint, "source": source},
         )
         return row
+
+
+def alarm_key(host: str) -> str:
+    """Give the key of the incident that says that a host shows another key than the pinned ones."""
+    return f"host-key:{host}"
 
 
 async def _keys(session: AsyncSession, host: Host) -> Sequence[HostKey]:
