@@ -96,7 +96,7 @@ async def progress(db: Database, generation: Generation, fence: int, written: in
 
 
 async def advance(db: Database, old: Generation | None, new: Generation, keep_until: datetime | None) -> None:
-    """Make `new` the live generation and retire `old`, in one transaction."""
+    """Make `new` the live generation, retire `old` and forget what was wrong with it, in one transaction."""
     async with db.write() as session:
         if old is not None:
             await session.exec(
@@ -106,7 +106,8 @@ async def advance(db: Database, old: Generation | None, new: Generation, keep_un
         if keep_until is None:
             values["shadow"] = ""
         await session.exec(update(Generation).where(col(Generation.id) == new.id).values(**values))
-        await session.exec(update(Sync).where(col(Sync.name) == new.sync).values(shown=Shown.NEWEST))
+        row = {"shown": Shown.NEWEST, "problem": "", "hint": ""}
+        await session.exec(update(Sync).where(col(Sync.name) == new.sync).values(**row))
 
 
 async def forget(db: Database, generation: Generation) -> None:
@@ -128,8 +129,8 @@ async def forget_sync(db: Database, name: str) -> None:
         await session.exec(delete(Sync).where(col(Sync.name) == name))
 
 
-async def set_problem(db: Database, name: str, problem: str, hint: str = "") -> None:
-    """Say why a sync cannot go on; "" when it can."""
+async def set_problem(db: Database, name: str, problem: str, hint: str) -> None:
+    """Say why a sync cannot go on."""
     async with db.write() as session:
         await session.exec(update(Sync).where(col(Sync.name) == name).values(problem=problem[:2000], hint=hint[:500]))
 

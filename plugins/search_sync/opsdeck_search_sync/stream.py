@@ -240,7 +240,6 @@ class Stream:
         keep_until = None if empty else utcnow() + timedelta(hours=self._whole.sync.undo_hours)
         await ledger.advance(self._db, live, building, keep_until)
         self._held.clear()
-        await ledger.set_problem(self._db, self._name, "")
         self._run.log(f"generation {building.number} is live", "good")
 
     async def _retire(self, generation: Generation) -> None:
