@@ -258,8 +258,8 @@ async def test_a_peer_frozen_while_idle_bounds_the_next_command(hosts):
 async def test_a_new_pin_or_credential_gets_a_connection_of_its_own(pool, hosts, until):
     host = hosts["web1"]
     old = host.endpoint()
-    running = asyncio.ensure_future(pool.run(old, Script(text="sleep 0.7; echo done")))
-    await asyncio.sleep(0.3)
+    running = asyncio.ensure_future(pool.run(old, Script(text="sleep 1.5; echo done")))
+    await until(lambda: pool.connections() and pool.connections()[0].channels)
     new = replace(old, credential=replace(old.credential, version=2))
     assert (await pool.run(new, TRUE)).ok
     assert host.dials == 2
@@ -269,10 +269,10 @@ async def test_a_new_pin_or_credential_gets_a_connection_of_its_own(pool, hosts,
     await until(lambda: host.connections == 1)
 
 
-async def test_closing_waits_for_what_runs(hosts):
+async def test_closing_waits_for_what_runs(hosts, until):
     pool = Pool(close_timeout=5)
     running = asyncio.ensure_future(pool.run(hosts["web1"].endpoint(), Script(text="sleep 0.5; echo done")))
-    await asyncio.sleep(0.3)
+    await until(lambda: pool.connections() and pool.connections()[0].channels)
     await pool.close()
     assert (await running).stdout == b"done\n"
     assert pool.connections() == ()
