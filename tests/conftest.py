@@ -79,9 +79,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Run side by side, tests that share hosts stay together, and so do those of a file. The longest begin; the browser
     comes last, since its driver leaves an event loop behind that no other test of that process could use.
     """
-    side_by_side = config.getoption("dist", "no") != "no"
-    if side_by_side:
-        items.sort(key=lambda item: ("fleet", "unit", "browser").index(item.path.relative_to(HERE).parts[0]))
+    order = ("fleet", "unit", "browser") if config.getoption("dist", "no") != "no" else ("unit", "fleet", "browser")
+    items.sort(key=lambda item: order.index(item.path.relative_to(HERE).parts[0]))
     for item in items:
         place = item.path.relative_to(HERE)
         item.add_marker(pytest.mark.xdist_group(str(place if place.parts[0] == "unit" else place.parent)))

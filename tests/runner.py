@@ -45,13 +45,19 @@ def main(verb: str, arguments: list[str]) -> int:
     install_packages()
     if verb == "bench":
         return bench(arguments)
+    # Options alone, as in `./run test -q`, are about all tests.
+    every = [] if any(names_tests(word) for word in arguments) else existing("unit", "fleet", "browser")
     if verb == "campaign":
-        pytest(arguments or ["-m", "campaign", *existing("unit", "fleet", "browser")])
+        pytest([*(["-m", "campaign"] if every else []), *arguments, *every])
     # `--session-timeout` ends a run that would take too long after the test it is at.
     workers = min((os.cpu_count() or 1) + 1, 4)  # one more than cores, since most of them wait for hosts
-    beside = ["-n", str(workers), "--dist", "loadgroup", "--no-loadscope-reorder"]
-    every = ["-m", "not campaign", *beside, *existing("unit", "fleet", "browser")]
-    pytest([f"--session-timeout={LIMIT}", *(arguments or every)])
+    beside = ["-m", "not campaign", "-n", str(workers), "--dist", "loadgroup", "--no-loadscope-reorder"]
+    pytest([f"--session-timeout={LIMIT}", *(beside if every else []), *arguments, *every])
+
+
+def names_tests(word: str) -> bool:
+    """Say whether a word among pytest's arguments is a place of tests."""
+    return not word.startswith("-") and (ROOT / word.partition("::")[0]).exists()
 
 
 def check() -> int:
