@@ -146,8 +146,9 @@ async def bring(
     words.append(str(len(commands)))
     for command in commands:
         words += [str(len(command)), *command]
-    step.note(f"bringing {len(links)} parts" if len(links) > 1 else "bringing it")
-    script = Script(look.shell("common", "pass", "bring"), (name, rclone, *words))
+    doing = f"bringing {len(links)} parts" if len(links) > 1 else "bringing it"
+    step.note(doing)
+    script = Script(look.shell("common", "pass", "bring"), (name, rclone, *words), f"{doing} to {folder}")
     secrets = look.sealed(store.config, None, identity)
     done = await step.detached("bring", script, sudo=True, stdin=secrets)
     return Brought(folders[0], *_took(done.stdout))

@@ -93,7 +93,8 @@ async def _prove(
                 engine = found.engine
                 programs = (engine.server, engine.client)
                 words = (brought.folder, engine.user, str(room.prepare_memory), *programs, *found.row.questions)
-                done = await step.detached("server", Script(look.shell("check", "drill"), words), sudo=True)
+                script = Script(look.shell("check", "drill"), words, f"starting {engine.server} on {brought.folder}")
+                done = await step.detached("server", script, sudo=True)
                 detail |= {"check": round(time.monotonic() - began, 1), "tables": tables(done.stdout)}
         step.note(f"proven: {params.depth}")
     return detail

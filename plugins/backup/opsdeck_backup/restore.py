@@ -144,7 +144,8 @@ async def _restore(job: JobRun, params: RestoreParams) -> Receipt:
             aside = f"{data}.before-{links[-1].id}.{job.id}"
             engine = found.engine
             words = (brought.folder, data, aside, params.unit or engine.unit, engine.user, engine.client)
-            script = Script(look.shell("check", "switch"), (*words, *engine.place(brought.folder, data)))
+            title = f"stopping {words[3]}, and moving {brought.folder} into {data}"
+            script = Script(look.shell("check", "switch"), (*words, *engine.place(brought.folder, data)), title)
             done = await step.detached("switch", script, sudo=True)
         seconds = time.monotonic() - began
         said = done.stdout.decode("utf-8", "replace").splitlines()[-1:]

@@ -69,7 +69,8 @@ def script(found: Opened, planned: Planned, server: Server, parent: chains.Next,
         *accounts,
         *engine.backup(order),
     )
-    return Script(look.shell("common", "pass", "backup"), (planned.id, rclone, *words))
+    title = f"streaming the {planned.kind} backup {planned.id} to {found.store.root}"
+    return Script(look.shell("common", "pass", "backup"), (planned.id, rclone, *words), title)
 
 
 async def _take(job: JobRun, params: RunParams) -> Receipt:

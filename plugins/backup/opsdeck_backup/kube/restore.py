@@ -185,7 +185,7 @@ async def _onto_claim(
         pod.note("putting it in place")
         place = (*engine.place(brought.folder, kept.claimed), "--force-non-empty-directories")
         words = ("place", kept.claimed, aside, f"{kept.uid}:{kept.gid}", *place)
-        await pod.detached("place", Script(look.shell("claim"), words))
+        await pod.detached("place", Script(look.shell("claim"), words, f"moving {brought.folder} into {kept.claimed}"))
     return brought
 
 
@@ -252,7 +252,7 @@ async def _put_back(step: StepRun, row: Target, image: str, name: str, aside: st
     try:
         async with _holder(step, row, image, name) as pod:
             words = ("back", kept.claimed, aside, f"{kept.uid}:{kept.gid}")
-            await pod.detached("back", Script(look.shell("claim"), words))
+            await pod.detached("back", Script(look.shell("claim"), words, f"moving {aside} back"))
     finally:
         await _start(step, row)
 
