@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,8 @@ async def _take(job: JobRun, params: RunParams) -> Receipt:
     async with job.lease(targets.database_of(row), f"backup of {row.name}"), job.step(row.host) as step:
         place, rclone, server, login = await _ready(step, found)
         found.engine.gate(server, row.host)
-        planned, parent = plan(found, holding, server, mine.id if mine else "", full=params.full)
+        changed = await catalogue.changed(job, row.name)
+        planned, parent = plan(found, holding, server, mine.id if mine else "", full=params.full, changed=changed)
         step.log(f"{planned.kind} backup {planned.id}: {planned.reason}")
         item = Item(
             id=planned.id,
@@ -131,7 +133,13 @@ async def _ready(step: StepRun, found: Opened) -> tuple[look.Place, str, Server,
 
 
 def plan(
-    found: Opened, holding: catalogue.Holding, server: Server, name: str = "", *, full: bool = False
+    found: Opened,
+    holding: catalogue.Holding,
+    server: Server,
+    name: str = "",
+    *,
+    full: bool = False,
+    changed: Collection[str] = (),
 ) -> tuple[Planned, chains.Next]:
     """Settle what the next backup is, under the target's lease."""
     row, there = found.row, holding.chains
@@ -144,6 +152,7 @@ def plan(
         lsn=server.lsn,
         recipients=row.recipients,
         now=utcnow(),
+        changed=changed,
     )
     if full:
         following = chains.Next(None, "asked for")
