@@ -88,7 +88,7 @@ class Access:
         task = self._task(command, sudo, timeout, stdin)
         endpoint = await self._endpoint()
         if log:
-            self._say("cmd", shown(task))
+            self._show(task)
         async with self._noted("command.ran", endpoint, self._words(task)) as detail, self._running(task) as began:
             with self._lanes(log) as output:
                 done = await self._pool.run(endpoint, task, on_output=output, on_started=began)
@@ -227,6 +227,13 @@ class Access:
         hidden = self._redactor.text(shown)
         return text if hidden == shown else hidden
 
+    def _show(self, task: Command | Script) -> None:
+        """Log what is about to run."""
+        if isinstance(task, Script) and task.title:
+            self._say("info", task.title)
+        else:
+            self._say("cmd", _typed(task))
+
     def _say(self, stream: str, text: str) -> None:
         self.say_all(stream, text.split("\n"))
 
@@ -260,7 +267,7 @@ def _size(file: Path) -> int:
     return file.stat().st_size
 
 
-def shown(task: Command | Script) -> str:
+def _typed(task: Command | Script) -> str:
     """Give a task as a person would type it, shortened."""
     text = shlex.join(task.argv) if isinstance(task, Command) else task.text.strip("\n")
     if isinstance(task, Script) and task.args:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opsdeck.errors import Conflict, Invalid, NotFound, OpsDeckError
-from opsdeck.jobs.access import Access, Lane, hide_logins, shown
+from opsdeck.jobs.access import Access, Lane, hide_logins
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.ssh.command import Command, Completed, ProcessGroup, Script, Stream
 from opsdeck.ssh.detached import Phase
@@ -101,7 +101,7 @@ class StepWork(Access):
         known = self._units.get(unit)
         async with self._noted("command.ran", endpoint, self._words(task) | {"unit": unit}) as detail:
             if known is None:
-                self._say("cmd", shown(task))
+                self._show(task)
                 self._record_unit(
                     unit, {"unit": unit, "sudo": bool(task.sudo or task.run_as), "offset": 0, "began": False}
                 )

@@ -86,10 +86,14 @@ class Command(_Task):
 
 @dataclass(frozen=True)
 class Script(_Task):
-    """POSIX shell text, run by `sh` on the host; `args` arrive as `"$@"`. The other fields are those of `Command`."""
+    """POSIX shell text, run by `sh` on the host; `args` arrive as `"$@"`. The other fields are those of `Command`.
+
+    A job's log shows `title`, where it is given, in place of text and args; the audit trail has these all the same.
+    """
 
     text: str
     args: tuple[str, ...] = ()
+    title: str = ""
 
     def words(self) -> tuple[str, ...]:
         """Give argv as the host shows it."""

@@ -43,6 +43,8 @@ BOSS = Actor("bench@cli", Role.ADMIN, Door.CLI, stepped_up=True)
 PACKAGES = ("mariadb-server", "mariadb-backup", "zstd", "age", "sysbench", "mydumper")
 RCLONE = "/opt/opsdeck/artefacts/rclone/current/rclone"
 TOOLS = ("mariadb-backup", "mbstream", "perl", "zstd", "age", "rclone", "sh")
+DUMPS = "/var/tmp"
+"""Where dumps lie on a host: its /tmp is in memory."""
 TABLES, ROW = 4, 228
 SERVER = (
     "[mariadbd]\ninnodb_buffer_pool_size = 1G\ninnodb_log_file_size = 512M\nlog_bin = bin\n"
@@ -310,20 +312,21 @@ class Stage:
     async def dump(self) -> None:
         """Dump with mariadb-dump and mydumper; files lie on the host that loads them."""
         for words in (
-            "mariadb-dump --databases bench >/tmp/dump.sql",
-            "rm -rf /tmp/my; mydumper -B bench -t 2 -o /tmp/my",
+            f"mariadb-dump --databases bench >{DUMPS}/dump.sql",
+            f"rm -rf {DUMPS}/my; mydumper -B bench -t 2 -o {DUMPS}/my",
         ):
             print(f"{words}: {await asyncio.to_thread(shell, self.db, words):.1f} s")
         for name in ("dump.sql", "my"):
-            subprocess.run(["cp", "-a", str(self.db.root / "tmp" / name), str(self.spare.root / "tmp")], check=True)
+            there = [f"{host.root}{DUMPS}/" for host in (self.db, self.spare)]
+            subprocess.run(["cp", "-a", there[0] + name, there[1]], check=True)
 
     async def load(self) -> None:
         """Load the dump of mariadb-dump."""
-        await self._loaded("mariadb </tmp/dump.sql")
+        await self._loaded(f"mariadb <{DUMPS}/dump.sql")
 
     async def myload(self) -> None:
         """Load what mydumper dumped."""
-        await self._loaded("myloader -d /tmp/my -t 2")
+        await self._loaded(f"myloader -d {DUMPS}/my -t 2")
 
     async def _loaded(self, words: str) -> None:
         sql(self.spare, "DROP DATABASE IF EXISTS bench")

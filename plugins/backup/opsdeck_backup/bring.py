@@ -7,15 +7,16 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from opsdeck.api import OpsDeckError, Refused, Script, Sensitive
+from opsdeck.api import CommandFailed, OpsDeckError, Refused, Script, Sensitive
 from opsdeck_backup import foreign, look
 from opsdeck_backup.engines import Engine, Server
 from opsdeck_backup.manifests import Manifest
-from opsdeck_backup.stores import Store
+from opsdeck_backup.stores import Changed, Store
 
 if TYPE_CHECKING:
-    from opsdeck.api import HostAccess
+    from opsdeck.api import HostAccess, Receipt
     from opsdeck_backup.look import Place
+    from opsdeck_backup.models import Proof
 
 WORK = "/var/lib/opsdeck-backup"
 _ROOM = """mkdir -p "$1" && chmod 711 "$1" || exit 1
@@ -23,6 +24,8 @@ df -Pm "$1" | tail -n 1
 sed -n 's/^MemAvailable: *//p' /proc/meminfo
 """
 _REMOVE = """case $1 in /var/lib/opsdeck-backup/?* | */.opsdeck-restore/?*) rm -rf -- "$1" ;; *) exit 1 ;; esac"""
+CHANGED = 65
+"""How the part that fetches ends when what it got is not what was sent."""
 SPARE = 1.1
 """Room asked for beyond the size of what is unpacked: logs, and files that the preparation makes."""
 
@@ -103,6 +106,12 @@ class Brought:
         return {"raw": sum(link.result.raw for link in links), "fetch": self.fetched, "prepare": self.prepared}
 
 
+def told(links: Sequence[Manifest], proof: Proof, **more: object) -> Receipt:
+    """Give the receipt of what brought a backup back: which, of how many parts, how long, and `more`."""
+    whole = {"backup": links[-1].id, "links": len(links), "seconds": proof.seconds, "position": links[-1].position}
+    return whole | proof.detail | more
+
+
 @contextlib.asynccontextmanager
 async def work_folder(step: Place, name: str, work: str = WORK) -> AsyncIterator[str]:
     """Make a folder for the work, and remove it however that ends."""
@@ -146,10 +155,16 @@ async def bring(
     words.append(str(len(commands)))
     for command in commands:
         words += [str(len(command)), *command]
-    step.note(f"bringing {len(links)} parts" if len(links) > 1 else "bringing it")
-    script = Script(look.shell("common", "pass", "bring"), (name, rclone, *words))
+    doing = f"bringing {len(links)} parts" if len(links) > 1 else "bringing it"
+    step.note(doing)
+    script = Script(look.shell("common", "pass", "bring"), (name, rclone, *words), f"{doing} to {folder}")
     secrets = look.sealed(store.config, None, identity)
-    done = await step.detached("bring", script, sudo=True, stdin=secrets)
+    try:
+        done = await step.detached("bring", script, sudo=True, stdin=secrets)
+    except CommandFailed as fault:
+        if fault.completed.exit_status != CHANGED:
+            raise
+        raise Changed(fault.completed.last_words(), host=step.host.name, hint="look at who can write there") from fault
     return Brought(folders[0], *_took(done.stdout))
 
 

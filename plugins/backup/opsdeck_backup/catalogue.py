@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlmodel import col, select
 
-from opsdeck.api import Invalid, utcnow
+from opsdeck.api import Invalid, OpsDeckError, utcnow
 from opsdeck_backup import chains, manifests
 from opsdeck_backup.manifests import Manifest
 from opsdeck_backup.models import Item, ItemState, Proof, Target
-from opsdeck_backup.stores import DATA, MANIFESTS, Store
+from opsdeck_backup.stores import DATA, MANIFESTS, Changed, Store
 
 if TYPE_CHECKING:
     from opsdeck.api import Deck, JobRun, PlanRun, ServiceRun
@@ -214,7 +216,27 @@ async def forget(holder: Holder, names: Iterable[str]) -> None:
                 await session.delete(row)
 
 
-async def prove(holder: Holder, proof: Proof) -> None:
-    """Keep a proof."""
+@contextlib.asynccontextmanager
+async def proving(holder: Holder, proof: Proof, *, failures: type[OpsDeckError] = OpsDeckError) -> AsyncIterator[None]:
+    """Keep a proof, with how long the block took. What it found goes into `proof.detail`; of `failures` the reason."""
+    began = time.monotonic()
+    wrong: OpsDeckError | None = None
+    try:
+        yield
+    except failures as fault:
+        wrong = fault
+        proof.detail |= {"error": fault.message, "changed": isinstance(fault, Changed)}
+    proof.ok, proof.at, proof.seconds = wrong is None, utcnow(), round(time.monotonic() - began, 1)
     async with holder.db.write() as session:
         session.add(proof)
+    if wrong is not None:
+        raise wrong
+
+
+async def changed(holder: Holder, target: str) -> frozenset[str]:
+    """Give the backups whose newest proof found that the store has something else than was sent there."""
+    found: dict[str, bool] = {}
+    for proof in await proofs(holder, target):
+        if proof.depth != "key":
+            found.setdefault(proof.item, bool(proof.detail.get("changed")))
+    return frozenset(name for name, bad in found.items() if bad)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -120,10 +120,12 @@ def decide(
     lsn: int,
     recipients: Sequence[str],
     now: datetime,
+    changed: Collection[str] = (),
 ) -> Next:
     """Say whether the next backup follows on one that is there, or begins a new chain and why.
 
-    `identity`, `server`, `tool`, `lsn` and `recipients` are what was found and set now.
+    `identity`, `server`, `tool`, `lsn` and `recipients` are what was found and set now; `changed` the backups of which
+    a proof found that the store has something else than was sent there.
     """
     if not chains:
         return Next(None, "the first backup")
@@ -133,6 +135,8 @@ def decide(
     last, first = chain.last.planned, chain.links[0]
     if chain.broken:
         return Next(None, f"chain {chain.id} has a gap")
+    if spoiled := [link.id for link in chain.links if link.id in changed]:
+        return Next(None, f"what the store has of {spoiled[0]} was changed")
     if last.foreign:
         return Next(None, f"chain {chain.id} was made by another")
     if last.identity != identity:
@@ -163,19 +167,22 @@ class Verdict:
     reason: Said
 
 
-def judge(chains: Sequence[Chain], rules: Rules, *, pinned: Iterable[str] = (), now: datetime) -> tuple[Verdict, ...]:
+def use_of(target: str, chain: str) -> str:
+    """Name the lease on a chain that is read, or removed."""
+    return f"backup:{target}:{chain}"
+
+
+def judge(chains: Sequence[Chain], rules: Rules, *, now: datetime) -> tuple[Verdict, ...]:
     """Say of each chain whether it is kept, by grandfather-father-son over chains, the oldest first.
 
     Of each hour, day, week and month that has one, the newest backup's chain is kept, as many as the rules say; the
-    newest `keep_chains` chains that restore always stay, and so does the newest of all and any that is in use
-    (`pinned`). With no rule at all nothing goes.
+    newest `keep_chains` chains that restore always stay, and so does the newest of all. With no rule at all nothing
+    goes.
     """
     whole = [chain for chain in chains if chain.links and not chain.links[0].planned.foreign]
     reasons: dict[str, Said] = {}
     for chain in sorted(whole, key=lambda one: one.id)[-max(1, rules.keep_chains) :]:
         reasons[chain.id] = Said(marked("one of the newest %(count)s"), {"count": max(1, rules.keep_chains)})
-    for name in pinned:
-        reasons.setdefault(name, Said(marked("in use")))
     periods = (
         (marked("newest of the hour, %(time)s"), "%Y%m%d%H", rules.keep_hourly),
         (marked("newest of the day, %(time)s"), "%Y%m%d", rules.keep_daily),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from opsdeck.api import Action, HostName, OpsDeckError, Receipt, Risk, Script, SecretName, Targets, utcnow
+from opsdeck.api import Action, HostName, OpsDeckError, Receipt, Risk, Script, SecretName, Targets
 from opsdeck_backup import bring, catalogue, chains, look, targets
 from opsdeck_backup.models import Proof
 
@@ -39,26 +39,22 @@ async def _drill(job: JobRun, params: DrillParams) -> Receipt:
     found = await targets.opened(job, params.target)
     row = found.row
     incident = f"backup:{row.name}:proof"
-    holding = await catalogue.sync(job, row.name, found.store)
+    holding = await catalogue.look(found.store, row.name, await catalogue.known(job, row.name))
     links = chains.path_to(holding.chains, params.backup)
     where = params.host or row.drill_host or row.host
     proof = Proof(target=row.name, item=links[-1].id, depth=params.depth, host=where, ok=False, job_id=job.id)
-    began = time.monotonic()
-    try:
-        detail = await _prove(job, found, links, where, params)
-    except OpsDeckError as fault:
-        proof.at, proof.seconds, proof.detail = utcnow(), round(time.monotonic() - began, 1), {"error": fault.message}
-        await catalogue.prove(job, proof)
-        await job.open_incident(
-            incident, f"The backup {links[-1].id} of {row.name} was not proven", detail=fault.message, host=where
-        )
-        raise
-    proof.ok, proof.at, proof.detail = True, utcnow(), detail
-    proof.seconds = round(time.monotonic() - began, 1)
-    await catalogue.prove(job, proof)
+    # The chain alone is held: backups go on meanwhile, however long this takes.
+    async with job.lease(chains.use_of(row.name, links[0].id), f"drill of {row.name}"):
+        try:
+            async with catalogue.proving(job, proof):
+                proof.detail = await _prove(job, found, links, where, params)
+        except OpsDeckError as fault:
+            what = f"The backup {links[-1].id} of {row.name} was not proven"
+            await job.open_incident(incident, what, detail=fault.message, host=where)
+            raise
     await job.close_incident(incident)
     job.log(f"{links[-1].id} is proven ({params.depth}) in {proof.seconds} s", "good")
-    return {"backup": links[-1].id, "links": len(links), "depth": params.depth, "seconds": proof.seconds} | detail
+    return bring.told(links, proof, depth=params.depth)
 
 
 async def _prove(
@@ -93,7 +89,8 @@ async def _prove(
                 engine = found.engine
                 programs = (engine.server, engine.client)
                 words = (brought.folder, engine.user, str(room.prepare_memory), *programs, *found.row.questions)
-                done = await step.detached("server", Script(look.shell("check", "drill"), words), sudo=True)
+                script = Script(look.shell("check", "drill"), words, f"starting {engine.server} on {brought.folder}")
+                done = await step.detached("server", script, sudo=True)
                 detail |= {"check": round(time.monotonic() - began, 1), "tables": tables(done.stdout)}
         step.note(f"proven: {params.depth}")
     return detail
@@ -116,7 +113,6 @@ drill = Action(
     risk=Risk.CHANGE,
     targets=Targets.CONSOLE,
     run=_drill,
-    touches=targets.touches,
     timeout=24 * 3600,
     silence=3600,
 )

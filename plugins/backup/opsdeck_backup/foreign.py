@@ -228,7 +228,7 @@ async def _take_over(step: StepRun, found: Opened, plan: Planned, link: Found, r
     """Read one backup whole, keep the list of its files, and write its manifest last."""
     words = (plan.id, rclone, plan.foreign, f"{found.store.root}/{plan.object}")
     secrets = look.sealed(found.store.config, None, None)
-    script = Script(look.shell("common", "inventory"), words)
+    script = Script(look.shell("common", "inventory"), words, f"reading {plan.foreign}")
     done = await step.detached(f"inventory-{plan.number}", script, sudo=True, stdin=secrets)
     word, sha, size = (*done.stdout.decode("utf-8", "replace").split()[-3:], "", "", "")[:3]
     if word != "inventory" or not size.isdigit():
@@ -255,7 +255,7 @@ async def fetch(step: Place, store: Store, links: Sequence[Manifest], folders: S
     for number, (link, folder) in enumerate(zip(links, folders, strict=True)):
         step.note(f"fetching {number + 1} of {len(links)}")
         words = (folder, link.planned.foreign, f"{store.root}/{link.planned.object}", link.result.sha256)
-        script = Script(look.shell("common", "fetch_foreign"), (link.id, rclone, *words))
+        script = Script(look.shell("common", "fetch_foreign"), (link.id, rclone, *words), f"fetching {words[1]}")
         await step.detached(f"fetch-{number}", script, sudo=True, stdin=secrets)
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from opsdeck.api import Action, NotFound, OpsDeckError, Receipt, Refused, Risk, SecretName, Sensitive, Targets, utcnow
+from opsdeck.api import Action, NotFound, OpsDeckError, Receipt, Refused, Risk, SecretName, Sensitive, Targets
 from opsdeck_backup import catalogue, keys, targets
 from opsdeck_backup.models import Proof
 
@@ -41,7 +40,7 @@ async def _open(store: Store, link: Manifest, identity: Sensitive) -> None:
 async def _drill(job: JobRun, params: KeyParams) -> Receipt:
     found = await targets.opened(job, params.target)
     row = found.row
-    holding = await catalogue.sync(job, row.name, found.store)
+    holding = await catalogue.look(found.store, row.name, await catalogue.known(job, row.name))
     links = [chain.last for chain in holding.chains if chain.links and not chain.last.planned.foreign]
     if not links:
         raise NotFound("there is no backup to open.", field="target", hint="run a backup first")
@@ -49,18 +48,15 @@ async def _drill(job: JobRun, params: KeyParams) -> Receipt:
     public = keys.public_of(identity)[0][:20]  # the whole stands in the identity's text, and is masked with it
     proof = Proof(target=row.name, item=links[-1].id, depth="key", ok=False, job_id=job.id)
     incident = f"backup:{row.name}:key"
-    began = time.monotonic()
     try:
-        for link in links:
-            await _open(found.store, link, identity)
+        async with catalogue.proving(job, proof):
+            proof.detail = {"key": public}
+            for link in links:
+                await _open(found.store, link, identity)
+            proof.detail = {"key": public, "opened": len(links)}
     except OpsDeckError as fault:
-        proof.at, proof.detail = utcnow(), {"error": fault.message, "key": public}
-        await catalogue.prove(job, proof)
         await job.open_incident(incident, f"A key does not open the backups of {row.name}", detail=fault.message)
         raise
-    proof.ok, proof.at, proof.seconds = True, utcnow(), round(time.monotonic() - began, 1)
-    proof.detail = {"opened": len(links), "key": public}
-    await catalogue.prove(job, proof)
     await job.close_incident(incident)
     job.log(f"{public} opens the newest backup of each of {len(links)} chains", "good")
     return {"key": public, "opened": [link.id for link in links]}

@@ -127,7 +127,8 @@ async def tools(step: StepRun, engine: Engine | None = None, version: str = "", 
 
 async def _repository(step: StepRun, tool: Tool) -> None:
     """See that apt knows a vendor's packages, where the vendor's own program can say so. Raises `Refused`."""
-    done = await step.run(Script(shell("repository"), (tool.repository, *tool.packages)), sudo=True, check=False)
+    script = Script(shell("repository"), (tool.repository, *tool.packages), f"seeing that apt knows {tool.packages[0]}")
+    done = await step.run(script, sudo=True, check=False)
     if not done.ok:
         raise Refused(
             f"apt there does not know {' '.join(tool.packages)}.",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,9 +19,8 @@ from opsdeck.api import (
     SecretName,
     Targets,
     Verb,
-    utcnow,
 )
-from opsdeck_backup import bring, catalogue, chains, look, targets
+from opsdeck_backup import bring, catalogue, chains, look, stores, targets
 from opsdeck_backup.models import Proof
 from opsdeck_backup.targets import TargetName
 
@@ -112,13 +110,14 @@ async def _restore(job: JobRun, params: RestoreParams) -> Receipt:
     holding = await catalogue.sync(job, params.target, found.store)
     links = chains.path_to(holding.chains, params.backup)
     identity = await targets.identity(job, found.row, params.key)
-    began = time.monotonic()
     purpose = f"restore of {params.target} onto {params.onto}"
+    proof = Proof(target=params.target, item=links[-1].id, depth="restore", host=params.onto, ok=False, job_id=job.id)
     busy = await _busy(job, params)
     async with (
         job.hold_schedules(purpose, lambda _action, given: given.get("target") in busy) as held,
         job.lease(f"database:{params.onto}", purpose),
         job.step(params.onto) as step,
+        catalogue.proving(job, proof, failures=stores.Changed),
     ):
         if held:
             job.log(f"held meanwhile: the schedules {', '.join(held)}")
@@ -140,33 +139,18 @@ async def _restore(job: JobRun, params: RestoreParams) -> Receipt:
                 memory=room.prepare_memory,
                 tool=server.tool,
             )
+            proof.detail = brought.figures(links)
             step.note("putting it in place")
             aside = f"{data}.before-{links[-1].id}.{job.id}"
             engine = found.engine
             words = (brought.folder, data, aside, params.unit or engine.unit, engine.user, engine.client)
-            script = Script(look.shell("check", "switch"), (*words, *engine.place(brought.folder, data)))
+            title = f"stopping {words[3]}, and moving {brought.folder} into {data}"
+            script = Script(look.shell("check", "switch"), (*words, *engine.place(brought.folder, data)), title)
             done = await step.detached("switch", script, sudo=True)
-        seconds = time.monotonic() - began
-        said = done.stdout.decode("utf-8", "replace").splitlines()[-1:]
         step.log(f"{params.onto} serves {links[-1].id}; its former data is {aside}", "good")
-        step.note(f"restored in {seconds:.0f} s")
-    await catalogue.prove(
-        job,
-        Proof(
-            target=params.target, item=links[-1].id, depth="restore", host=params.onto, ok=True, at=utcnow(),
-            seconds=round(seconds, 1), detail=brought.figures(links), job_id=job.id,
-        ),
-    )  # fmt: skip
-    return {
-        "backup": links[-1].id,
-        "links": len(links),
-        "onto": params.onto,
-        "data": data,
-        "aside": aside,
-        "seconds": round(seconds, 1),
-        "position": links[-1].position,
-        "server": said[0][:200] if said else "",
-    }
+        step.note("restored")
+    said = done.stdout.decode("utf-8", "replace").splitlines()[-1:]
+    return bring.told(links, proof, onto=params.onto, data=data, aside=aside, server=said[0][:200] if said else "")
 
 
 def _folder(params: RestoreParams, server: Server) -> str:

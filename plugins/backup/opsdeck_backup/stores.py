@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from opsdeck.api import Invalid, NotFound, Sensitive, Unavailable
+from opsdeck.api import Invalid, NotFound, OpsDeckError, Sensitive, Unavailable
 
 _REMOTE = re.compile(r"(?P<section>[A-Za-z0-9_][A-Za-z0-9_. -]{0,60}):(?P<path>[^\x00-\x1f]{0,500})")
 _SECONDS = 120.0
@@ -58,6 +58,10 @@ def program() -> str:
     if found is None:
         raise NotFound("the console has no rclone.", hint="install OpsDeck with its dependencies again")
     return found
+
+
+class Changed(OpsDeckError):
+    """What the store has is not what was sent there."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,8 @@ def script(found: Opened, planned: Planned, server: Server, parent: chains.Next,
         *accounts,
         *engine.backup(order),
     )
-    return Script(look.shell("common", "pass", "backup"), (planned.id, rclone, *words))
+    title = f"streaming the {planned.kind} backup {planned.id} to {found.store.root}"
+    return Script(look.shell("common", "pass", "backup"), (planned.id, rclone, *words), title)
 
 
 async def _take(job: JobRun, params: RunParams) -> Receipt:
@@ -84,7 +86,8 @@ async def _take(job: JobRun, params: RunParams) -> Receipt:
     async with job.lease(targets.database_of(row), f"backup of {row.name}"), job.step(row.host) as step:
         place, rclone, server, login = await _ready(step, found)
         found.engine.gate(server, row.host)
-        planned, parent = plan(found, holding, server, mine.id if mine else "", full=params.full)
+        changed = await catalogue.changed(job, row.name)
+        planned, parent = plan(found, holding, server, mine.id if mine else "", full=params.full, changed=changed)
         step.log(f"{planned.kind} backup {planned.id}: {planned.reason}")
         item = Item(
             id=planned.id,
@@ -130,7 +133,13 @@ async def _ready(step: StepRun, found: Opened) -> tuple[look.Place, str, Server,
 
 
 def plan(
-    found: Opened, holding: catalogue.Holding, server: Server, name: str = "", *, full: bool = False
+    found: Opened,
+    holding: catalogue.Holding,
+    server: Server,
+    name: str = "",
+    *,
+    full: bool = False,
+    changed: Collection[str] = (),
 ) -> tuple[Planned, chains.Next]:
     """Settle what the next backup is, under the target's lease."""
     row, there = found.row, holding.chains
@@ -143,6 +152,7 @@ def plan(
         lsn=server.lsn,
         recipients=row.recipients,
         now=utcnow(),
+        changed=changed,
     )
     if full:
         following = chains.Next(None, "asked for")

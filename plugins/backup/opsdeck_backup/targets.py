@@ -335,5 +335,6 @@ refresh = Action(
     risk=Risk.READ,
     targets=Targets.CONSOLE,
     run=_refresh,
+    touches=touches,
     timeout=1800,
 )

@@ -49,11 +49,13 @@ async def test_what_was_changed_in_the_store_is_found_before_it_is_believed(worl
     assert "was changed" in await world.bad("drill", target="shop", host="bk-spare", depth="read")
     incidents = [one.key for one in await world.deck.incidents.open_now()]
     assert "backup:shop:proof" in incidents
+    anew = await world.good("run", target="shop")
+    assert (anew["kind"], "was changed" in anew["reason"]) == ("full", True)
     last.write_bytes(text[:-10])
     report = await world.good("refresh", target="shop")
     assert list(report["damaged"]) == [last.name[:25]]
     told = await world.good("run", target="shop")
-    assert told["kind"] in ("full", "incremental")
+    assert (told["kind"], told["removed"]) == ("incremental", [])
     await world.good("drill", target="shop", host="bk-spare", depth="prepare")
     assert "backup:shop:proof" not in [one.key for one in await world.deck.incidents.open_now()]
 

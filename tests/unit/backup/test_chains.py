@@ -66,6 +66,7 @@ def test_increments_follow_on_the_last_link_whatever_the_order_they_are_read_in(
         ({"tool": "mariadb-backup 10.11.20-MariaDB"}, "tool was"),
         ({"lsn": 499}, "log is at 499"),
         ({"recipients": ("age1me", "age1safe")}, "recipients"),
+        ({"changed": {chain_of(3)[1].id}}, "was changed"),
         ({"now": NOW + timedelta(days=8)}, "older than"),
         ({"now": NOW - timedelta(days=8)}, "clock stands before"),
         ({"rules": Rules(full_hours=168, chain_length=2)}, "2 increments"),

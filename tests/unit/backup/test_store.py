@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from datetime import timedelta
 
 import pytest
-from opsdeck_backup import catalogue, health, watch
-from opsdeck_backup.models import Item
-from opsdeck_backup.stores import Store
+from opsdeck_backup import catalogue, chains, health, watch
+from opsdeck_backup.models import Item, Proof
+from opsdeck_backup.stores import Changed, Store
 
 from opsdeck.actor import Actor, Door, Role
 from opsdeck.clock import stamp, utcnow
-from opsdeck.errors import Invalid, Unavailable
+from opsdeck.errors import Invalid, OpsDeckError, Unavailable
 from opsdeck.jobs.consent import ConsentNeeded
 from opsdeck.jobs.jobs import Submission
 from opsdeck.jobs.services import Pace, Services
@@ -91,6 +92,58 @@ async def test_nothing_is_removed_while_something_is_damaged(shelf):
     await shelf.good("target", **RULED | {"keep_daily": 2, "keep_chains": 1})
     (shelf.folder / "data" / shelf.names("data/*.age")[-1].split("/")[1]).unlink()
     assert (await shelf.good("prune", target="shop"))["removed"] == []
+
+
+async def test_what_is_damaged_or_gone_goes_when_it_is_asked_to_and_retention_goes_on(shelf):
+    now = utcnow()
+    made = [shelf.put(now - timedelta(hours=age), salt=age) for age in range(4, 0, -1)]
+    cut, gone, *whole = made
+    await shelf.good("refresh", target="shop")
+    (shelf.folder / cut.planned.object).write_bytes(b"short")
+    for name in shelf.names(f"*/{gone.id}*"):
+        (shelf.folder / name).unlink()
+    await shelf.good("refresh", target="shop")
+    before = shelf.names()
+    assert (await shelf.plan("clean", target="shop")).empty
+    assert (await shelf.good("clean", target="shop", older_hours=0))["removed"] == []
+    plan = await shelf.plan("clean", target="shop", damaged=True)
+    assert {change.target for change in plan.changes} == {cut.id, gone.id}
+    assert shelf.names() == before
+    assert set((await shelf.good("clean", target="shop", damaged=True))["removed"]) == {cut.id, gone.id}
+    assert {name.split("/")[1][:25] for name in shelf.names()} == {one.id for one in whole}
+    assert {item.id: item.state for item in await catalogue.items(shelf.deck, "shop")} == {
+        one.id: "good" for one in whole
+    }
+    (standing,) = await health.standings(shelf.deck)
+    assert "damaged" not in str(standing.wrong)
+    await shelf.good("target", **RULED | {"keep_hourly": 1, "keep_chains": 1})
+    assert len((await shelf.good("prune", target="shop"))["removed"]) == 1
+
+
+async def test_a_chain_that_a_drill_reads_is_not_removed_under_it(shelf):
+    now = utcnow()
+    old, new = shelf.put(now - timedelta(days=9)), shelf.put(now - timedelta(hours=1), salt=1)
+    await shelf.good("target", **RULED | {"keep_daily": 1, "keep_chains": 1})
+    async with shelf.deck.leases.hold([chains.use_of("shop", old.id)], "job:999", "drill of shop"):
+        assert (await shelf.good("prune", target="shop"))["removed"] == []
+    assert (await shelf.good("prune", target="shop"))["removed"] == [old.id]
+    assert shelf.names("manifests/*") == [f"manifests/{new.id}.json"]
+
+
+async def test_the_newest_proof_says_whether_the_store_has_what_was_sent(shelf):
+    async def prove(depth, fault=None):
+        with contextlib.suppress(OpsDeckError):
+            proof = Proof(target="shop", item="a", depth=depth, ok=False)
+            async with catalogue.proving(shelf.deck, proof):
+                if fault is not None:
+                    raise fault
+        return await catalogue.changed(shelf.deck, "shop")
+
+    assert await prove("server") == frozenset()
+    assert await prove("server", OpsDeckError("no room")) == frozenset()
+    assert await prove("read", Changed("its sha256 is another")) == {"a"}
+    assert await prove("key") == {"a"}
+    assert await prove("read") == frozenset()
 
 
 async def test_removing_asks_for_consent(shelf):

@@ -41,6 +41,12 @@ class Long(Line):
     label: str = "main"
 
 
+class Titled(Line):
+    """A line for sh, and what the log says in its place."""
+
+    title: str
+
+
 class WithSecret(BaseModel):
     """Names a secret."""
 
@@ -51,6 +57,11 @@ class WithSecret(BaseModel):
 async def sh(step, given):
     done = await step.run(Script(given.command), sudo=given.sudo)
     return {"bytes": len(done.stdout)}
+
+
+async def titled(step, given):
+    await step.run(Script(given.command, title=given.title))
+    await step.detached("titled", Script(given.command, title=given.title))
 
 
 async def detached(step, given):
@@ -148,6 +159,7 @@ def plugin() -> types.ModuleType:
     """Make a plugin with one action for each thing to try."""
     actions = (
         Action("sh", "Run a line", "…", params=Line, step=sh, plan=plan),
+        Action("titled", "Titled", "…", params=Titled, step=titled),
         Action("look", "Look", "…", params=Line, risk=Risk.READ, step=sh),
         Action("wipe", "Wipe", "…", params=Line, risk=Risk.DESTROY, step=sh),
         Action("carefully", "Carefully", "…", params=Line, step=sh, parallel=1, stop_after=1),

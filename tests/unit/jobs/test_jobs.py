@@ -53,6 +53,13 @@ async def test_a_job_runs_on_its_hosts_and_leaves_its_proof(deck, boss):
     assert await deck.jobs.log(job.id, host="h2") == tuple(line for line in lines if line.host == "h2")
 
 
+async def test_a_script_with_a_title_is_shown_by_it_and_audited_whole(deck, boss, hosts):
+    job = await deck.jobs.run(Submission("test", "titled", {"command": "echo x", "title": "doing it"}, "h1"), boss)
+    lines = [(line.stream, line.text) for line in await deck.jobs.log(job.id)]
+    assert lines == [("info", "doing it"), ("out", "x")] * 2
+    assert ["echo x" in detail["command"] for _, detail in await audited(deck, "command.ran")] == [True, True]
+
+
 async def test_every_command_is_in_the_audit_trail_with_words_key_and_end(deck, boss, hosts):
     job = await deck.jobs.run(sh("exit 3", "h1"), boss)
     assert job.state == "failed"

@@ -127,9 +127,8 @@ class Pod:
         self, label: str, command: Script, *, sudo: bool = False, check: bool = True, stdin: Sensitive | None = None
     ) -> Completed:
         """Run a part that outlives console, host's link and kubectl's connection, and follow it to its end."""
-        self.step.log(f"{label} in {self.row.namespace}/{self.pod}")
-        base = f"{charts.RUN}/{self.name}.{label}"
-        script = Script(look.shell("pod"), (base, str(PATIENCE), _START, _FOLLOW, _END, *self._exec))
+        base, title = f"{charts.RUN}/{self.name}.{label}", f"in {self.row.namespace}/{self.pod}: {command.title}"
+        script = Script(look.shell("pod"), (base, str(PATIENCE), _START, _FOLLOW, _END, *self._exec), title)
         return await self.step.detached(label, script, sudo=True, check=check, stdin=packed(command, stdin))
 
     def log(self, text: str, stream: str = "info") -> None:

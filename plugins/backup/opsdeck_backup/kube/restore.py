@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +22,8 @@ from opsdeck.api import (
     SecretName,
     Targets,
     Verb,
-    utcnow,
 )
-from opsdeck_backup import bring, catalogue, chains, look, targets
+from opsdeck_backup import bring, catalogue, chains, look, stores, targets
 from opsdeck_backup.kube import charts
 from opsdeck_backup.kube import pod as pods
 from opsdeck_backup.models import Proof, Target
@@ -185,7 +183,7 @@ async def _onto_claim(
         pod.note("putting it in place")
         place = (*engine.place(brought.folder, kept.claimed), "--force-non-empty-directories")
         words = ("place", kept.claimed, aside, f"{kept.uid}:{kept.gid}", *place)
-        await pod.detached("place", Script(look.shell("claim"), words))
+        await pod.detached("place", Script(look.shell("claim"), words, f"moving {brought.folder} into {kept.claimed}"))
     return brought
 
 
@@ -198,12 +196,13 @@ async def _restore(job: JobRun, params: PodParams) -> Receipt:
     links = chains.path_to(holding.chains, params.backup)
     identity = await targets.identity(job, found.row, params.key)
     name, aside = f"opsdeck-restore-{job.id}", _aside(links[-1].id, job.id)
-    began = time.monotonic()
+    proof = Proof(target=params.target, item=links[-1].id, depth="restore", host=row.host, ok=False, job_id=job.id)
     purpose, busy = f"restore of {params.target} into {params.into}", {params.target, params.into}
     async with (
         job.hold_schedules(purpose, lambda _action, given: given.get("target") in busy) as held,
         job.lease(targets.database_of(row), purpose),
         job.step(row.host) as step,
+        catalogue.proving(job, proof, failures=stores.Changed),
     ):
         if held:
             job.log(f"held meanwhile: the schedules {', '.join(held)}")
@@ -213,7 +212,7 @@ async def _restore(job: JobRun, params: PodParams) -> Receipt:
             await _stop(step, row)
             async with _holder(step, row, image, name) as pod:
                 brought = await _onto_claim(pod, found, links, identity=identity, aside=aside, job=job.id)
-            placed = True
+            placed, proof.detail = True, brought.figures(links)
         finally:
             if not placed:
                 await _start(step, row)
@@ -224,25 +223,9 @@ async def _restore(job: JobRun, params: PodParams) -> Receipt:
             step.log(f"{fault.message} The old data is put back.", "bad")
             await _put_back(step, row, image, f"{name}-back", aside)
             raise
-        seconds = time.monotonic() - began
         step.log(f"{row.workload} serves {links[-1].id}; its former data is {aside} on the claim", "good")
-        step.note(f"restored in {seconds:.0f} s")
-    await catalogue.prove(
-        job,
-        Proof(
-            target=params.target, item=links[-1].id, depth="restore", host=row.host, ok=True, at=utcnow(),
-            seconds=round(seconds, 1), detail=brought.figures(links), job_id=job.id,
-        ),
-    )  # fmt: skip
-    return {
-        "backup": links[-1].id,
-        "links": len(links),
-        "into": params.into,
-        "claim": _claim(row),
-        "aside": aside,
-        "seconds": round(seconds, 1),
-        "server": said,
-    }
+        step.note("restored")
+    return bring.told(links, proof, into=params.into, claim=_claim(row), aside=aside, server=said)
 
 
 async def _put_back(step: StepRun, row: Target, image: str, name: str, aside: str) -> None:
@@ -252,7 +235,7 @@ async def _put_back(step: StepRun, row: Target, image: str, name: str, aside: st
     try:
         async with _holder(step, row, image, name) as pod:
             words = ("back", kept.claimed, aside, f"{kept.uid}:{kept.gid}")
-            await pod.detached("back", Script(look.shell("claim"), words))
+            await pod.detached("back", Script(look.shell("claim"), words, f"moving {aside} back"))
     finally:
         await _start(step, row)
 

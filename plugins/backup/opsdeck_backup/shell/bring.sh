@@ -4,6 +4,12 @@
 folder=$1 extractor=$2 links=$3
 shift 3
 
+# Ends with a status of its own: what lies in the store is another thing than was sent there.
+changed() {
+  echo "what the store has was changed: $*" >&2
+  exit 65
+}
+
 fetch() {
   into=$folder/$1 object=$2 sha=$3 size=$4
   mkdir "$into" || die "no folder $into"
@@ -38,14 +44,14 @@ fetch() {
     given=
     { read -r given <"$run/rc.store"; } 2>/dev/null
     case $given in 0 | 141) grep -qE 'authenticate|bad header MAC' "$run/age.log" &&
-      die "what the store has was changed: it does not open whole" ;; esac
-    [ "$have" = "$size" ] && [ "$got" != "$sha" ] && die "what the store has was changed (sha256 $got, not $sha)"
+      changed "it does not open whole" ;; esac
+    [ "$have" = "$size" ] && [ "$got" != "$sha" ] && changed "its sha256 is $got, not $sha"
     parts store || die "the store did not give it whole"
     parts store hash age zstd unpack
     die "fetching broke:$bad"
   }
   [ "$have" = "$size" ] || die "the store gave $have bytes of $size"
-  [ "$got" = "$sha" ] || die "what the store has was changed (sha256 $got, not $sha)"
+  [ "$got" = "$sha" ] || changed "its sha256 is $got, not $sha"
   ls "$into"/*_info >/dev/null 2>&1 || die "it was unpacked, and lacks its last file: it was cut"
 }
 
@@ -72,7 +78,7 @@ read -r began _ </proc/uptime
       echo "fetched $number of $links: $have bytes, $(du -sm "$into" | cut -f1) MiB unpacked"
     done
     cut -d' ' -f1 /proc/uptime >"$run/fetched"
-  ) || : >"$run/broken"
+  ) || { echo $? >"$run/broken.new" && mv "$run/broken.new" "$run/broken"; }
 } &
 shift $((3 * links))
 commands=$1
@@ -81,7 +87,7 @@ number=0
 while [ "$number" -lt "$links" ] || [ "$number" -lt "$commands" ]; do
   number=$((number + 1))
   until [ -e "$run/whole.$number" ] || [ -e "$run/fetched" ]; do
-    [ ! -e "$run/broken" ] || exit 1
+    [ ! -e "$run/broken" ] || { read -r status <"$run/broken"; exit "$status"; }
     sleep 0.1
   done
   [ "$number" -le "$commands" ] || continue
