@@ -18,7 +18,6 @@ from sqlmodel import col
 from opsdeck.api import (
     Action,
     Command,
-    File,
     HostName,
     Invalid,
     JobRun,
@@ -27,8 +26,6 @@ from opsdeck.api import (
     Refused,
     StepRun,
     Targets,
-    files,
-    units,
 )
 from opsdeck_cdn import book, edgehost
 from opsdeck_cdn.book import Debt, Model
@@ -119,7 +116,7 @@ async def _pay(step: StepRun, debts: Sequence[Debt]) -> int:
         mine = [debt for debt in debts if debt.site == name]
         if site is not None:
             if any(debt.what == "site" for debt in mine):
-                await _epoch(step, site)
+                await edgehost.take_epochs(step, {site.name: nginx.epoch(site)})
             gone += await _forget(step, site, mine)
         await book.paid(db, mine)
     return gone
@@ -142,7 +139,7 @@ async def _forget(step: StepRun, site: Site, debts: Sequence[Debt]) -> int:
 
 
 async def _remove(step: StepRun, site: str, what: str, wanted: Sequence[str]) -> int:
-    body = "\n".join((layout.cache_folder(site), what, *wanted)) + "\n"
+    body = "\n".join((layout.cache_folder(site), layout.purge_word(site), what, *wanted)) + "\n"
     command = Command(("perl", "-e", edgehost.shell("purge.pl")), sudo=True)
     done = await step.run(command, stdin=body.encode(), log=False, timeout=300)
     found = re.fullmatch(rb"seen (\d+) gone (\d+)\s*", done.stdout)
@@ -154,14 +151,7 @@ async def _remove(step: StepRun, site: str, what: str, wanted: Sequence[str]) ->
 
 async def bring_epochs(step: StepRun, model: Model) -> None:
     """Have an edge forget the sites that were purged as a whole while it was away."""
-    for site in model.sites:
-        await _epoch(step, site)
-
-
-async def _epoch(step: StepRun, site: Site) -> None:
-    file = File(layout.epoch_file(site.name), nginx.epoch(site), owner="root:root")
-    if await files.apply(step, [file], keep_previous=False):
-        await units.act(step, units.Act.RELOAD, layout.CACHE_UNIT, settle=0.2)
+    await edgehost.take_epochs(step, {site.name: nginx.epoch(site) for site in model.sites})
 
 
 async def _run(job: JobRun, params: PurgeParams) -> Receipt:
