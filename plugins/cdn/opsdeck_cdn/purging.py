@@ -26,6 +26,7 @@ from opsdeck.api import (
     Refused,
     StepRun,
     Targets,
+    as_value_error,
 )
 from opsdeck_cdn import book, edgehost
 from opsdeck_cdn.book import Debt, Model
@@ -33,6 +34,8 @@ from opsdeck_cdn.models import SiteRow
 from opsdeck_cdn.render import layout, nginx
 from opsdeck_cdn.sites import Policy, Rule, Site, domain
 
+LONGEST = 2000
+"""Characters of a URL, so that an edge can owe it: what is owed is unique in the database."""
 _TARGET = re.compile(r"/[!-~]*")
 """What may stand in a request line after the host: visible ASCII (RFC 9112 §3.2)."""
 
@@ -57,16 +60,27 @@ class PurgeParams(BaseModel):
             raise ValueError("say which site")
         if self.what != "site" and not self.urls:
             raise ValueError("say which URLs")
-        for url in self.urls:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii():
-                raise ValueError(f"{url!r} is no URL; write https://www.example.com/path, percent-encoded")
+        with as_value_error():
+            for url in self.urls:
+                split(url)
         return self
 
 
 def split(url: str) -> tuple[str, str]:
     """Give a URL's host and the rest as a visitor's request names it. Raises `Invalid`."""
-    parts = urlsplit(url)
+    if len(url) > LONGEST:
+        raise Invalid(
+            f"the URL {url[:60]}… is longer than {LONGEST} characters.", field="urls", hint="purge a prefix of it"
+        )
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and url.isascii()
+    except ValueError:
+        named = False
+    if not named:
+        raise Invalid(
+            f"{url!r} is no URL.", field="urls", hint="write it as https://www.example.com/path, percent-encoded"
+        )
     host = domain(parts.hostname or "", "urls")
     rest = parts.path or "/"
     if parts.query:
