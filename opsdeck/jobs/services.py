@@ -119,12 +119,12 @@ class Services:
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Run what should run until `stop`, then end it within a bound."""
-        self._tended = [
+        mine = self._tended = [
             _Tended(manifest.name, service)
             for manifest in self._deck.plugins.ordered()
             for service in manifest.services
         ]
-        tasks = [asyncio.create_task(self._tend(tended), name=_name(tended)) for tended in self._tended]
+        tasks = [asyncio.create_task(self._tend(tended), name=_name(tended)) for tended in mine]
         try:
             await stop.wait()
         finally:
@@ -132,7 +132,7 @@ class Services:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             await asyncio.gather(
-                *(self._end(tended, one) for tended in self._tended for one in tuple(tended.instances.values()))
+                *(self._end(tended, one) for tended in mine for one in tuple(tended.instances.values()))
             )
 
     def status(self) -> tuple[ServiceStatus, ...]:

@@ -339,16 +339,23 @@ class Pool:
 
 
 async def _bounded(work: Coroutine[Any, Any, _T], bound: float) -> _T | None:
-    """Do something to its end although we are being cancelled, but for no longer than `bound` s."""
+    """Do something to its end although we are being cancelled, but for no longer than `bound` s.
+
+    Who cancels us meanwhile is heard after it: `CancelledError` then.
+    """
     task = asyncio.ensure_future(work)
     end = asyncio.get_running_loop().time() + bound
+    cancelled = False
     while not task.done() and (left := end - asyncio.get_running_loop().time()) > 0:
-        with contextlib.suppress(asyncio.CancelledError):
+        try:
             await asyncio.wait({task}, timeout=left)
+        except asyncio.CancelledError:
+            cancelled = True
     if not task.done():
         task.cancel()
-        return None
-    return task.result()
+    if cancelled:
+        raise asyncio.CancelledError
+    return task.result() if task.done() else None
 
 
 def _to_stderr(line: str) -> None:

@@ -122,3 +122,17 @@ def test_a_site_is_added_through_its_form(modelled: Any, admin: Any) -> None:
 
 def test_an_unknown_site_is_said_to_be_unknown(modelled: Any, admin: Any) -> None:
     assert admin.goto("/p/cdn/sites/nothere").status == 404
+
+
+def test_curves_have_a_scale_and_narrow_rows_their_columns_names(modelled: Any, open_tab: Callable[..., Any]) -> None:
+    with open_tab(**LOOKS["narrow-dark-zh"]) as page:
+        page.goto("/p/cdn/sites/shop")
+        requests, share = (page.locator("figure.chart").nth(place).inner_text() for place in (0, 1))
+        # The fullest hour has 300 hits, 40 misses and 3 dynamic answers; its curve touches the upper edge.
+        assert requests.split("\n") == ["每小时请求数", "343", "24 小时前", "现在"]
+        assert "100" in share
+        heights = page.locator("figure.chart polyline").first.get_attribute("points").split()
+        assert min(float(point.split(",")[1]) for point in heights) == 1.0
+        page.goto("/p/cdn/edges")
+        cell = page.locator("td[data-column='在 DNS 中']").first
+        assert cell.evaluate("cell => getComputedStyle(cell, '::before').content") == '"在 DNS 中 "'

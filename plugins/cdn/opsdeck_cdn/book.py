@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import delete, update
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
 from opsdeck.api import NotFound, utcnow
@@ -87,12 +89,13 @@ async def load(db: Any) -> Model:
 
 
 async def _first_setup(db: Any) -> SetupRow:
-    async with db.write() as session:
-        row = (await session.exec(select(SetupRow))).first()
-        if row is None:
-            row = SetupRow(id=1, mark=f"opsdeck-{secrets.token_hex(5)}", acme_directory=LETS_ENCRYPT)
+    row = SetupRow(id=1, mark=f"opsdeck-{secrets.token_hex(5)}", acme_directory=LETS_ENCRYPT)
+    # On PostgreSQL another node may have been first; then its row counts.
+    with contextlib.suppress(IntegrityError):
+        async with db.write() as session:
             session.add(row)
-    return row  # type: ignore[no-any-return]
+    async with db.read() as session:
+        return (await session.exec(select(SetupRow))).one()  # type: ignore[no-any-return]
 
 
 def setup_of(row: SetupRow) -> Setup:

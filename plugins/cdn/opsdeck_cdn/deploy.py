@@ -309,8 +309,9 @@ async def _plan(run: PlanRun, params: DeployParams) -> Plan:
         known = model.rows[name].files
         for (file, data), there, path in zip(made.files.items(), seen, paths, strict=True):
             old = there.content.decode("utf-8", "replace") if there.content is not None else None
-            if there.digest and known.get(file) and there.digest != known[file]:
-                notes.append(f"{name}: {path} was changed by hand; the deploy takes that back.")
+            if there.digest and known.get(file) and there.digest not in (known[file], made.digests[file]):
+                why = "changed by hand, or by a deploy that broke off"
+                notes.append(f"{name}: {path} is not what was proven last ({why}); the deploy takes that back.")
             if there.digest != made.digests[file]:
                 verb = Verb.UPDATE if there.digest else Verb.CREATE
                 changes.append(Change(name, verb, path, "", old, data.decode()))

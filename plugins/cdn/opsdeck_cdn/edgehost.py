@@ -226,6 +226,7 @@ async def stage(step: StepRun, generation: Generation, proven: str) -> str:
         [
             *(File(f"{folder}/{file}", data, owner="root:root") for file, data in generation.files.items()),
             *(File(layout.epoch_file(site), data, owner="root:root") for site, data in generation.epochs.items()),
+            *(File(layout.purge_word(site), name.encode(), owner="root:root") for site in generation.epochs),
         ],
         keep_previous=False,
     )
@@ -265,6 +266,23 @@ async def take(step: StepRun, engines: Sequence[Engine], *, restart: bool = Fals
     for engine in engines:
         act = units.Act.RESTART if restart and engine is engines[-1] else units.Act.RELOAD
         await units.act(step, act, engine.unit, settle=0.3)
+
+
+async def take_epochs(step: StepRun, epochs: Mapping[str, bytes]) -> None:
+    """Bring epochs by site and have the cache go by them: no request is answered by an older one afterwards.
+
+    It is told to read them also when they lie there already, since the link may have ended between the two. Raises
+    `NotDone`.
+    """
+    wanted = [File(layout.epoch_file(site), data, owner="root:root") for site, data in epochs.items()]
+    await files.apply(step, wanted, keep_previous=False)
+    command = Command(("perl", "-e", shell("reload.pl"), layout.CACHE_PID), sudo=True)
+    done = await step.run(command, check=False, log=False, timeout=60)
+    if not done.ok:
+        raise NotDone(
+            f"its cache goes by an old epoch still: {done.last_words()}", host=step.host.name,
+            hint=f"journalctl -u {layout.CACHE_UNIT}",
+        )  # fmt: skip
 
 
 async def back(step: StepRun, folder: str, generation: Generation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Protocol
@@ -108,8 +109,17 @@ class Front:
 
 def _words(done: Completed, mark: str) -> str:
     lines = [line for line in done.stderr.decode("utf-8", "replace").splitlines() if line.strip()]
-    told = [line for line in lines if re.search(rf"\b{mark}\b", line)] or lines[-1:]
+    told = [line for line in lines if re.search(rf"\b{mark}\b", line)] or [_message(line) for line in lines[-1:]]
     return " ".join(" ".join(told).split())[:600] or f"it ended with {done.exit_status}"
+
+
+def _message(line: str) -> str:
+    """Give what a line of Caddy's log says; any other line as it is."""
+    try:
+        said = json.loads(line)["msg"]
+    except (ValueError, TypeError, KeyError):
+        return line
+    return str(said)
 
 
 ENGINES: tuple[Engine, ...] = (Cache(), Front())

@@ -70,7 +70,8 @@ async def ask(
             finally:
                 writer.close()
                 with contextlib.suppress(OSError, TimeoutError):
-                    await asyncio.wait_for(writer.wait_closed(), 1)
+                    async with asyncio.timeout(1):
+                        await writer.wait_closed()
     except TimeoutError:
         raise NoAnswer(f"{where} did not answer within {timeout:g} s.") from None
     except ssl.SSLCertVerificationError as fault:

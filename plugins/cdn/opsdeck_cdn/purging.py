@@ -18,7 +18,6 @@ from sqlmodel import col
 from opsdeck.api import (
     Action,
     Command,
-    File,
     HostName,
     Invalid,
     JobRun,
@@ -27,8 +26,7 @@ from opsdeck.api import (
     Refused,
     StepRun,
     Targets,
-    files,
-    units,
+    as_value_error,
 )
 from opsdeck_cdn import book, edgehost
 from opsdeck_cdn.book import Debt, Model
@@ -36,6 +34,8 @@ from opsdeck_cdn.models import SiteRow
 from opsdeck_cdn.render import layout, nginx
 from opsdeck_cdn.sites import Policy, Rule, Site, domain
 
+LONGEST = 2000
+"""Characters of a URL, so that an edge can owe it: what is owed is unique in the database."""
 _TARGET = re.compile(r"/[!-~]*")
 """What may stand in a request line after the host: visible ASCII (RFC 9112 §3.2)."""
 
@@ -60,16 +60,27 @@ class PurgeParams(BaseModel):
             raise ValueError("say which site")
         if self.what != "site" and not self.urls:
             raise ValueError("say which URLs")
-        for url in self.urls:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname or not url.isascii():
-                raise ValueError(f"{url!r} is no URL; write https://www.example.com/path, percent-encoded")
+        with as_value_error():
+            for url in self.urls:
+                split(url)
         return self
 
 
 def split(url: str) -> tuple[str, str]:
     """Give a URL's host and the rest as a visitor's request names it. Raises `Invalid`."""
-    parts = urlsplit(url)
+    if len(url) > LONGEST:
+        raise Invalid(
+            f"the URL {url[:60]}… is longer than {LONGEST} characters.", field="urls", hint="purge a prefix of it"
+        )
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and url.isascii()
+    except ValueError:
+        named = False
+    if not named:
+        raise Invalid(
+            f"{url!r} is no URL.", field="urls", hint="write it as https://www.example.com/path, percent-encoded"
+        )
     host = domain(parts.hostname or "", "urls")
     rest = parts.path or "/"
     if parts.query:
@@ -119,7 +130,7 @@ async def _pay(step: StepRun, debts: Sequence[Debt]) -> int:
         mine = [debt for debt in debts if debt.site == name]
         if site is not None:
             if any(debt.what == "site" for debt in mine):
-                await _epoch(step, site)
+                await edgehost.take_epochs(step, {site.name: nginx.epoch(site)})
             gone += await _forget(step, site, mine)
         await book.paid(db, mine)
     return gone
@@ -142,7 +153,7 @@ async def _forget(step: StepRun, site: Site, debts: Sequence[Debt]) -> int:
 
 
 async def _remove(step: StepRun, site: str, what: str, wanted: Sequence[str]) -> int:
-    body = "\n".join((layout.cache_folder(site), what, *wanted)) + "\n"
+    body = "\n".join((layout.cache_folder(site), layout.purge_word(site), what, *wanted)) + "\n"
     command = Command(("perl", "-e", edgehost.shell("purge.pl")), sudo=True)
     done = await step.run(command, stdin=body.encode(), log=False, timeout=300)
     found = re.fullmatch(rb"seen (\d+) gone (\d+)\s*", done.stdout)
@@ -154,14 +165,7 @@ async def _remove(step: StepRun, site: str, what: str, wanted: Sequence[str]) ->
 
 async def bring_epochs(step: StepRun, model: Model) -> None:
     """Have an edge forget the sites that were purged as a whole while it was away."""
-    for site in model.sites:
-        await _epoch(step, site)
-
-
-async def _epoch(step: StepRun, site: Site) -> None:
-    file = File(layout.epoch_file(site.name), nginx.epoch(site), owner="root:root")
-    if await files.apply(step, [file], keep_previous=False):
-        await units.act(step, units.Act.RELOAD, layout.CACHE_UNIT, settle=0.2)
+    await edgehost.take_epochs(step, {site.name: nginx.epoch(site) for site in model.sites})
 
 
 async def _run(job: JobRun, params: PurgeParams) -> Receipt:

@@ -22,10 +22,12 @@ class SetupParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     acme_directory: str | None = Field(
-        None, title="ACME directory", description="Address of the CA's directory.", pattern=r"^https://[^\s]+$",
+        None, title="ACME directory", description="Address of the CA's directory.", pattern=r"^https://[^\s{}]+$",
         max_length=500,
     )  # fmt: skip
-    acme_email: str | None = Field(None, title="E-mail for the CA", pattern=r"^$|^[^@\s/]+@[^@\s/]+$", max_length=200)
+    acme_email: str | None = Field(
+        None, title="E-mail for the CA", pattern=r"^$|^[^@\s/{}]+@[^@\s/{}]+$", max_length=200
+    )
     acme_roots: Multiline | None = Field(
         None, title="Roots of the directory", description="PEM; only for a CA of your own."
     )

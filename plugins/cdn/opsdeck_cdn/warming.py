@@ -8,7 +8,19 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from opsdeck.api import Action, HostName, Invalid, JobRun, Multiline, ProbeFailed, Receipt, Risk, StepRun, Targets
+from opsdeck.api import (
+    Action,
+    HostName,
+    Invalid,
+    JobRun,
+    Multiline,
+    ProbeFailed,
+    Receipt,
+    Risk,
+    StepRun,
+    Targets,
+    as_value_error,
+)
 from opsdeck_cdn import book
 from opsdeck_cdn.probing import NoAnswer, ask, context
 from opsdeck_cdn.purging import split
@@ -39,6 +51,9 @@ class WarmParams(BaseModel):
             raise ValueError("say which URLs")
         if len(self.listed) > MOST:
             raise ValueError(f"at most {MOST} URLs at once")
+        with as_value_error():
+            for url in self.listed:
+                split(url)
         return self
 
 

@@ -50,7 +50,7 @@ class OriginServer:
 
     `fail` is a status to answer with, `delay` the seconds before an answer, `lie` what the length it promises has too
     much; with `broken` an answer in chunks ends in the midst of one. What is asked for with "hold" in its path comes
-    to its end when `held` is set.
+    to its end when `held` is set; with "late" it begins then.
     """
 
     def __init__(self, address: str) -> None:
@@ -86,6 +86,8 @@ class OriginServer:
         self.seen.append({"path": path} | {name.lower(): value for name, value in request.headers.items()})
         if self.delay:
             time.sleep(self.delay)
+        if "late" in path:
+            self.held.wait(120)
         if self.fail:
             body = b"broken\n"
             request.send_response(self.fail)

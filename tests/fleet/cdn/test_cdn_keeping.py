@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 from opsdeck_cdn import book
+from opsdeck_cdn.models import SiteRow
+from sqlalchemy import update
 
 E1, E2, E3 = "cdn-e1", "cdn-e2", "cdn-e3"
 PATIENCE = 3
@@ -218,6 +220,55 @@ async def test_purges_by_url_prefix_and_site(served: Any) -> None:
     assert await cache(cdn, "/assets/vary", headers=tongues[0]) == "HIT"
     await cdn.good("purge", what="site", site="site")
     assert await cache(cdn, "/assets/vary", headers=tongues[0]) == "MISS"
+
+
+async def test_what_is_on_its_way_during_a_purge_is_not_kept(served: Any, wait_until: Any) -> None:
+    """One answer has begun and waits in its midst, one comes in slices, one has not begun."""
+    cdn, origin, host = served, served.origin, served.fleet.host(E1)
+    await cdn.fresh_site(origin_timeout=60)
+    await cdn.deployed()
+    begun, late = ("/assets/hold", "/assets/big/hold?x=1"), "/assets/late"
+
+    async def being_written() -> bool:
+        # The first byte of each that has begun lies in the cache, in a file that nobody finds yet.
+        found = host.execute(["find", "/var/cache/opsdeck-cdn/site", "-type", "f", "-name", "*.[0-9]*"])
+        return len(found.split()) == len(begun)
+
+    for what in (
+        {"urls": [f"https://www.site.test{path}" for path in (*begun, late)]},
+        {"what": "prefix", "urls": ["https://www.site.test/assets/"]},
+        {"what": "site", "site": "site"},
+    ):
+        origin.hits.clear()
+        asked = [asyncio.create_task(cdn.get(E1, path, timeout=100)) for path in (*begun, late)]
+        await wait_until(lambda: len(origin.hits) == 3)
+        await wait_until(being_written)
+        await cdn.good("purge", **what)
+        assert not any(one.done() for one in asked)
+        origin.held.set()
+        assert {answer.status for answer in await asyncio.gather(*asked)} == {200}
+        for path in (*begun, late):
+            before = origin.hits[path]
+            assert await cache(cdn, path) == "MISS", (what, path)
+            assert origin.hits[path] > before
+            assert await cache(cdn, path) == "HIT", (what, path)
+        origin.behave()
+        await cdn.good("purge", what="site", site="site")
+
+
+async def test_a_purge_of_a_site_holds_where_the_cache_was_not_told(served: Any) -> None:
+    """The link may end between the epoch's file and the word to the cache: settling tells it again."""
+    cdn = served
+    await cache(cdn, "/assets/told")
+    epoch = (await book.load(cdn.deck.db)).site("site").epoch + 1
+    host = cdn.fleet.host(E1)
+    async with cdn.deck.db.write() as session:
+        await session.exec(update(SiteRow).values(epoch=epoch))
+    host.execute(["sh", "-c", "cat >/etc/opsdeck/cdn/epochs/site.conf"], stdin=f"set $cdn_epoch {epoch};\n")
+    assert await cache(cdn, "/assets/told") == "HIT"
+    await book.owe(cdn.deck.db, [book.Debt(E1, "site", "site", "")])
+    await cdn.good("settle", host=E1)
+    assert await cache(cdn, "/assets/told") == "MISS"
 
 
 @pytest.mark.campaign

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from opsdeck_cdn import book, certificates, checkup, doctor, naming, plugin, purging, sight
+from opsdeck_cdn import book, certificates, checkup, doctor, edgehost, naming, plugin, purging, sight
 from opsdeck_cdn.models import DebtRow, NameServerRow, SetupRow, TrafficRow
 from opsdeck_cdn.sites import Life
 from opsdeck_cdn.web.views import edge_line, site_line
@@ -187,13 +187,13 @@ async def test_settling_lets_in_nobody_whose_deploy_failed(deck, monkeypatch):
     await book.owe(deck.db, [book.Debt("e1", "s", "url", "a.test/x"), book.Debt("e1", "s", "site", "")])
     brought: list[str] = []
 
-    async def epoch(step: Any, site: Any) -> None:
-        brought.append(site.name)
+    async def epochs(step: Any, given: Any) -> None:
+        brought.extend(given)
 
     async def forget(step: Any, site: Any, debts: Any) -> int:
         return len(debts)
 
-    monkeypatch.setattr(purging, "_epoch", epoch)
+    monkeypatch.setattr(edgehost, "take_epochs", epochs)
     monkeypatch.setattr(purging, "_forget", forget)
     assert (await do(deck, "settle", host="e1"))["removed"] == 2
     row = (await book.load(deck.db)).rows["e1"]

@@ -80,6 +80,8 @@ def test_each_says_why_it_refuses():
     assert cache.refusal(Completed(1, None, b"", b"", 0.1)) == "it ended with 1"
     said = b'{"level":"info"}\nError: loading config: unknown field "distributed"\n'
     assert front.refusal(Completed(1, None, b"v2.11.7 h1:x\n", said, 0.1)).startswith("Error: loading config")
+    logged = b'{"level":"error","ts":1.5,"msg":"loading http app module: no"}\n'
+    assert front.refusal(Completed(1, None, b"v2.11.7 h1:x\n", logged, 0.1)) == "loading http app module: no"
     assert "2.6.2 is too old" in front.refusal(Completed(0, None, b"2.6.2\n", b"Valid configuration\n", 0.1))
     assert "2.6.2 is too old" in front.refusal(Completed(1, None, b"2.6.2\n", said, 0.1))
     assert "is no version" in front.refusal(Completed(127, None, b"", b"not found\n", 0.1))

@@ -6,7 +6,7 @@ import asyncio
 from datetime import UTC, datetime
 
 import pytest
-from opsdeck_cdn import caddy, delegation, draining, edgehost, probing, purging, sight
+from opsdeck_cdn import caddy, delegation, draining, edgehost, probing, purging, settings, sight, warming
 from opsdeck_cdn.health import UP_AFTER, Watch
 from opsdeck_cdn.sites import CaddySource, Edge, Origin, Rule, Site
 
@@ -28,15 +28,30 @@ def test_a_url_has_one_key_for_each_way_to_keep_it():
     assert purging.keys(made, "a.test", "/x") == ("s|3|a.test|/x", "s|3|a.test|/x?v=&w=")
 
 
-@pytest.mark.parametrize("url", ["https://a.test/a b", "https:///x", "https://*.test/"])
+@pytest.mark.parametrize("url", [
+    "https://a.test/a b", "https:///x", "https://*.test/", "file:///etc/passwd", "nonsense", "https://[a.test/", "",
+    "https://a.test/ä", "https://a.test/" + 2000 * "a",
+])  # fmt: skip
 def test_what_cannot_be_purged(url):
     with pytest.raises(OpsDeckError):
         purging.split(url)
     assert purging.split("http://A.test?x=1") == ("a.test", "/?x=1")
     with pytest.raises(ValueError, match="no URL"):
         purging.PurgeParams(urls=["a.test/x"])
+    for params in ({"urls": [url]}, {"what": "prefix", "urls": ["https://a.test/", url]}):
+        with pytest.raises(ValueError):
+            purging.PurgeParams(**params)
+    with pytest.raises(ValueError):
+        warming.WarmParams(urls=f"https://a.test/x\n{url or 'x'}")
     with pytest.raises(ValueError, match="which site"):
         purging.PurgeParams(what="site")
+
+
+@pytest.mark.parametrize("params", [{"acme_email": "a@b.test{env.HOME}"}, {"acme_email": "{file./etc/passwd}@b.test"},
+                                    {"acme_directory": "https://ca.test/{file./etc/passwd}"}])  # fmt: skip
+def test_no_setting_is_read_by_caddy_as_something_to_look_up(params):
+    with pytest.raises(ValueError, match="pattern"):
+        settings.SetupParams(**params)
 
 
 def completed(text: str) -> Completed:

@@ -93,6 +93,23 @@ async def test_a_command_that_runs_too_long_is_ended_whole(pool, hosts, members)
     assert members(await begun.pgid()) == []
 
 
+async def test_who_cancels_while_what_ran_too_long_is_ended_is_heard(pool, hosts, members, monkeypatch):
+    begun, ending, kill = Begun(), asyncio.Event(), pool.kill
+
+    async def slow(*given, **more):
+        ending.set()
+        return await kill(*given, **more)
+
+    monkeypatch.setattr(pool, "kill", slow)
+    task = Script(text=STUBBORN, timeout=0.3, kill_after=0.3)
+    running = asyncio.ensure_future(pool.run(hosts["web1"].endpoint(), task, on_started=begun))
+    await asyncio.wait_for(ending.wait(), 60)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert members(await begun.pgid()) == []
+
+
 async def test_stragglers_of_a_timeout_are_ended_too(pool, hosts, members):
     begun = Begun()
     # The command itself obeys; what it left behind does not.

@@ -233,7 +233,13 @@ def _origin_route(site: Site) -> Node:
     handler = _to_origin(site)
     told = {"X-Forwarded-Proto": ["https"], "X-Forwarded-Host": ["{http.request.host}"]}
     handler["headers"].setdefault("request", {"set": {}})["set"] |= told
-    return {"match": [{"host": list(site.names)}], "terminal": True, "handle": [handler]}
+    # Read as the request leaves and again as the answer comes: the cache keeps nothing that a purge came between.
+    word = f"{{file.{layout.purge_word(site.name)}}}"
+    handler["headers"]["response"]["set"] = {"X-OpsDeck-Purge": [f"{{http.vars.opsdeck_purge}} {word}"]}
+    noted = {"handler": "vars", "opsdeck_purge": word}
+    # What has begun reaches the cache at once, where a purge finds it, however slowly the rest comes.
+    handler["flush_interval"] = "20ms"
+    return {"match": [{"host": list(site.names)}], "terminal": True, "handle": [noted, handler]}
 
 
 def _to_origin(site: Site, *, mark: bool = False) -> Node:

@@ -22,6 +22,7 @@ RUN_CACHE = "/run/opsdeck-cdn-cache"
 ADMIN = f"{RUN_FRONT}/admin.sock"
 ORIGIN_SOCKET = f"{RUN_FRONT}/origin.sock"
 CACHE_SOCKET = f"{RUN_CACHE}/cache.sock"
+CACHE_PID = f"{RUN_CACHE}/nginx.pid"
 USER = "opsdeck-cdn"
 NGINX = "/usr/sbin/nginx"
 CADDY = "/opt/opsdeck/artefacts/caddy/current/caddy"
@@ -33,6 +34,11 @@ LOG_FILE = f"{LOGS}/edge.json"
 def epoch_file(site: str) -> str:
     """Give the file that holds a site's epoch."""
     return f"{EPOCHS}/{site}.conf"
+
+
+def purge_word(site: str) -> str:
+    """Give the file whose word is another after every purge of the site: what was asked for before is not kept."""
+    return f"{EPOCHS}/{site}.purge"
 
 
 def cache_folder(site: str) -> str:

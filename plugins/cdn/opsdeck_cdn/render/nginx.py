@@ -60,7 +60,7 @@ def render(sites: Sequence[Site], *, generation: str, quota_percent: int = 100) 
         "# Made by OpsDeck (plugin cdn). A change by hand holds until the next deploy, whose plan shows it.",
         f"user {layout.USER} {layout.USER};",
         "worker_processes auto;",
-        f"pid {layout.RUN_CACHE}/nginx.pid;",
+        f"pid {layout.CACHE_PID};",
         "error_log stderr warn;",
         "worker_rlimit_nofile 65536;",
         "events { worker_connections 4096; }",
@@ -83,6 +83,8 @@ def render(sites: Sequence[Site], *, generation: str, quota_percent: int = 100) 
         "  proxy_busy_buffers_size 128k;",
         '  map $request_uri $cdn_path { default "/"; "~^(?<cdn_raw>/[^?]*)" $cdn_raw; }',
         '  map $upstream_http_cache_control $cdn_not_public { default 1; "~*(^|[ ,])public([ ,;]|$)" 0; }',
+        # The word of the last purge as the request left, and as the answer came.
+        '  map $upstream_http_x_opsdeck_purge $cdn_purged { default 1; "" 0; "~^([^ ]+) \\1$" 0; }',
         f"  upstream origin {{ server unix:{layout.ORIGIN_SOCKET}; keepalive 64; }}",
     ]
     # Names of a map are compared without regard to case, so one object has one key however its host was written.
@@ -127,7 +129,7 @@ def _server(site: Site, place: int, rule: Rule) -> list[str]:
     target = _target(rule)
     # The front gives up on the origins first, and says so in its answer.
     longest = site.origin_timeout * len(site.origins) + 10
-    never = ["$http_authorization"]
+    never = ["$http_authorization", "$cdn_purged"]
     if rule.by_ending:
         never.append("$cdn_not_public")
     if rule.max_bytes:
@@ -165,6 +167,7 @@ def _server(site: Site, place: int, rule: Rule) -> list[str]:
         "      proxy_cache_bypass $http_authorization;",
         "      proxy_ignore_client_abort on;",
         "      proxy_hide_header X-Cache;",
+        "      proxy_hide_header X-OpsDeck-Purge;",
         "      add_header X-Cache $upstream_cache_status always;",
     ]
     if rule.big:

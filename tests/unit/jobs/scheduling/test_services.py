@@ -94,6 +94,20 @@ async def test_instances_follow_the_plugins_rows(deck: Any, until: Any) -> None:
     assert await deck.leases.list() == ()
 
 
+async def test_whoever_serves_ends_what_he_began(deck: Any, until: Any) -> None:
+    tool = Tool("sync")
+    bring(deck, tool)
+    async with serving(deck) as services:
+        await until(lambda: tool.running == {""})
+        stop = asyncio.Event()
+        again = asyncio.create_task(services.serve(stop))
+        await until(lambda: [one.phase for one in services.status()] == ["elsewhere"])
+        stop.set()
+        await asyncio.wait_for(again, 10)
+        assert tool.running == {""}
+    assert tool.running == set()
+
+
 async def test_one_that_falls_over_is_started_again_and_told_once(deck: Any, until: Any) -> None:
     tool = Tool("sync")
 

@@ -35,8 +35,10 @@ def upgrade() -> None:
         sa.Column("v4", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("v6", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("quota_percent", sa.Integer(), nullable=False),
+        sa.Column("bind", sa.Boolean(), nullable=False),
         sa.Column("drained", sa.Boolean(), nullable=False),
         sa.Column("admitted", sa.Boolean(), nullable=False),
+        sa.Column("owing", sa.Boolean(), nullable=False),
         sa.Column("generation", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("files", sa.JSON(), nullable=False),
         sa.Column("deployed", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=True),
@@ -49,6 +51,20 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cdn_edge")),
         sa.UniqueConstraint("host", name=op.f("uq_cdn_edge_host")),
     )
+    op.create_table(
+        "cdn_fault",
+        sa.Column("id", sa.Integer(), nullable=False),
+        sa.Column("place", sqlmodel.sql.sqltypes.AutoString(length=63), nullable=False),
+        sa.Column("subject", sqlmodel.sql.sqltypes.AutoString(length=300), nullable=False),
+        sa.Column("state", sqlmodel.sql.sqltypes.AutoString(length=10), nullable=False),
+        sa.Column("text", sqlmodel.sql.sqltypes.AutoString(length=600), nullable=False),
+        sa.Column("hint", sqlmodel.sql.sqltypes.AutoString(length=600), nullable=False),
+        sa.Column("seen", sqlmodel.sql.sqltypes.UTCDateTime(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_cdn_fault")),
+    )
+    with op.batch_alter_table("cdn_fault", schema=None) as batch_op:
+        batch_op.create_index(batch_op.f("ix_cdn_fault_place"), ["place"], unique=False)
+
     op.create_table(
         "cdn_name",
         sa.Column("name", sqlmodel.sql.sqltypes.AutoString(length=253), nullable=False),
@@ -63,6 +79,7 @@ def upgrade() -> None:
         sa.Column("id", sa.Integer(), nullable=False),
         sa.Column("host", sqlmodel.sql.sqltypes.AutoString(length=63), nullable=False),
         sa.Column("address", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
+        sa.Column("number", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_cdn_nameserver")),
         sa.UniqueConstraint("host", name=op.f("uq_cdn_nameserver_host")),
     )
@@ -76,6 +93,7 @@ def upgrade() -> None:
         sa.Column("visitor_roots", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("zone", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("ttl", sa.Integer(), nullable=False),
+        sa.Column("parent", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("caddy_version", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("caddy_source", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("caddy_sha256", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -97,6 +115,7 @@ def upgrade() -> None:
         sa.Column("host_header", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("tls_name", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("quota_mb", sa.Integer(), nullable=False),
+        sa.Column("origin_timeout", sa.Integer(), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("probe_static", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
         sa.Column("probe_dynamic", sqlmodel.sql.sqltypes.AutoString(), nullable=False),
@@ -136,6 +155,10 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_cdn_name_site"))
 
     op.drop_table("cdn_name")
+    with op.batch_alter_table("cdn_fault", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_cdn_fault_place"))
+
+    op.drop_table("cdn_fault")
     op.drop_table("cdn_edge")
     with op.batch_alter_table("cdn_debt", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_cdn_debt_edge"))
