@@ -76,7 +76,8 @@ async def _up(run: JobRun, params: UpParams) -> Receipt:
         changed = await driver.lay(step, keys.gateway)
         afresh = tunnel.state == State.FAILED
         if tunnel.state in (State.DOWN, State.FAILED):
-            await tunnels.set_state(run.db, tunnel.name, State.STARTING, wanted=True, pushed={}, challenge="")
+            blank: dict[str, object] = {"pushed": {}, "challenge": "", "refusals": 0}
+            await tunnels.set_state(run.db, tunnel.name, State.STARTING, wanted=True, **blank)
         else:
             await tunnels.change(run.db, tunnel.name, wanted=True)
         await driver.start(step, keys.gateway, changed, afresh=afresh)
@@ -138,6 +139,7 @@ async def _down(run: JobRun, params: TunnelParams) -> Receipt:
         await tunnels.change(run.db, tunnel.name, wanted=False)
         await drivers.of(tunnel.driver).stop(step, tunnel.name)
         await tunnels.set_state(run.db, tunnel.name, State.DOWN, challenge="", local="", latency_ms=None)
+        await run.close_incident(tunnels.incident_of(tunnel.name))
         step.note("down")
     return {"tunnel": tunnel.name, "state": "down"}
 
@@ -151,6 +153,7 @@ async def _remove(run: JobRun, params: TunnelParams) -> Receipt:
             await session.exec(delete(Rule).where(col(Rule.target) == f"tunnel:{tunnel.name}"))
             await session.exec(delete(Proof).where(col(Proof.tunnel) == tunnel.name))
             await session.exec(delete(Tunnel).where(col(Tunnel.name) == tunnel.name))
+        await run.close_incident(tunnels.incident_of(tunnel.name))
         for name in tunnels.secrets_of(tunnel):
             with contextlib.suppress(NotFound):  # a code was never given
                 await run.remove_secret(name)

@@ -248,9 +248,16 @@ verb 3
     @property
     def rekeys(self) -> int:
         """How often keys were made anew since the server was started."""
-        return self.sh("journalctl _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID office-vpn) -o cat").count(
-            "TLS: soft reset"
-        )
+        return self._log.count("TLS: soft reset")
+
+    @property
+    def logins(self) -> int:
+        """How often somebody connected since the server was started."""
+        return self._log.count("Peer Connection Initiated with")
+
+    @property
+    def _log(self) -> str:
+        return self.sh("journalctl _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID office-vpn) -o cat")
 
     def profile(self, *, extra: str = "", login: bool = False, passphrase: str = "") -> str:
         """Give the `.ovpn` that a person would get from the office."""
@@ -334,6 +341,13 @@ class Gateway:
             await asyncio.sleep(0.2)
         return row
 
+    async def tells(self, seconds: float = 30) -> None:
+        """Wait until there is an incident."""
+        end = time.monotonic() + seconds
+        while not await self.deck.incidents.open_now():
+            assert time.monotonic() < end, "nobody is told"
+            await asyncio.sleep(0.2)
+
     async def curl(self, tunnel: Tunnel, url: str, *words: str, seconds: int = 8) -> str:
         """Fetch a page on the gateway through the tunnel's SOCKS port; "" when it is not reached."""
         from opsdeck_vpn.render.gateway import SOCKS_USER
@@ -343,15 +357,15 @@ class Gateway:
         argv = ["curl", "-s", "--max-time", str(seconds), "--proxy", proxy, *words, url]
         return await asyncio.to_thread(self.host.execute, argv, check=False)
 
-    async def cli(self, *words: str, typed: str = "") -> str:
-        """Run `opsdeck` beside the console, on its data folder."""
+    async def cli(self, *words: str, typed: str = "", code: int = 0) -> str:
+        """Run `opsdeck` beside the console, on its data folder; `code` is how it must end."""
         program = str(Path(sys.executable).with_name("opsdeck"))
         environment = os.environ | {"OPSDECK_HOME": str(self.deck.settings.home), "OPSDECK_NODE": "second"}
         done = await asyncio.to_thread(
             subprocess.run, [program, *words], input=typed, env=environment, capture_output=True, text=True, timeout=120
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + (done.stderr if code else "")
 
     def sh(self, text: str) -> str:
         """Run shell text on the gateway."""

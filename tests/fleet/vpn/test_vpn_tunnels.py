@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pyotp
 import pytest
-from opsdeck_vpn import enrol, tunnels
+from opsdeck_vpn import attend, enrol, tunnels
 
-from opsdeck.errors import Invalid
+from opsdeck.errors import Conflict, Invalid
 from opsdeck.secrets.sensitive import Sensitive as secret
 
 pytestmark = pytest.mark.fleet
@@ -69,9 +71,12 @@ async def test_the_wrong_password_is_tried_once_and_said(office: Office, gateway
     assert "refused the user name or password" in await gateway.said(job)
     assert (await gateway.row("office")).state == "failed"
     async with gateway.watching():
-        await asyncio.sleep(4)
-    assert office.attempts == 1
-    assert (await gateway.row("office")).state == "failed"
+        await gateway.tells()
+        await asyncio.sleep(3)
+        assert office.attempts == 1
+        assert (await gateway.row("office")).state == "failed"
+        assert (await gateway.run("down", "office")).state == "succeeded"
+        assert await gateway.deck.incidents.open_now() == ()
     await gateway.deck.secrets.set("vpn-office-password", secret("right-one"), actor=job_actor())
     job = await gateway.run("up", "office")
     assert job.state == "succeeded", await gateway.said(job)
@@ -83,14 +88,14 @@ async def test_a_dead_tunnel_lets_nothing_out_and_heals(office: Office, gateway:
     assert (await gateway.run("up", "office")).state == "succeeded"
     async with gateway.watching():
         await gateway.comes("office", lambda row: row.state == "up")
-        gateway.sh("systemctl stop opsdeck-vpn-office.service")
+        gateway.sh("systemctl stop opsdeck-vpn-office-dial.service")
         assert await gateway.curl(tunnel, "http://10.78.0.1/", seconds=4) == ""
         assert await gateway.curl(tunnel, f"http://{office.host.address}:22/", "--http0.9", seconds=4) == ""
         assert "SSH" in gateway.sh(f"timeout 4 curl -s --http0.9 --max-time 3 http://{office.host.address}:22/")
         await gateway.comes("office", lambda row: row.state == "reconnecting")
-        gateway.sh("systemctl start opsdeck-vpn-office.service")
+        gateway.sh("systemctl start opsdeck-vpn-office-dial.service")
         await gateway.comes("office", lambda row: row.state == "up")
-        gateway.sh("systemctl kill -s KILL opsdeck-vpn-office.service")
+        gateway.sh("systemctl kill -s KILL opsdeck-vpn-office-dial.service")
         await gateway.comes("office", lambda row: row.state != "up", 20)
         await gateway.comes("office", lambda row: row.state == "up")
         assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
@@ -141,22 +146,59 @@ async def test_a_code_is_asked_for_and_a_stale_one_never_hammers(office: Office,
             )
         row = await gateway.row("office")
         assert "3 codes" in row.reason
-        await enrol.give_code(gateway.deck, "office", "111111", job_actor())
+        with pytest.raises(Conflict, match="nobody waits"):
+            await enrol.give_code(gateway.deck, "office", "111111", job_actor())
         await asyncio.sleep(4)
         assert office.attempts == 3
-    await tunnels.change(gateway.deck.db, "office", code_given=None)
     assert (await gateway.run("up", "office")).state == "succeeded"
     async with gateway.watching():
         await gateway.comes("office", lambda row: row.state == "wait_otp")
         await enrol.give_code(gateway.deck, "office", "222222", job_actor())
         await gateway.comes("office", lambda row: row.state == "up")
-        tries = office.attempts
+        tries, logins = office.attempts, office.logins
         office.codes("333333")
-        gateway.sh("systemctl kill -s USR1 opsdeck-vpn-office.service")
-        await asyncio.sleep(4)
-        await gateway.comes("office", lambda row: row.state == "up", 20)
+        gateway.sh("systemctl kill -s USR1 opsdeck-vpn-office-dial.service")
+        await gateway.comes("office", lambda row: office.logins > logins and row.state == "up")
         assert office.attempts == tries
         assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
+
+
+@pytest.mark.campaign
+async def test_codes_that_are_refused_one_command_after_another_are_counted(office: Office, gateway: Gateway) -> None:
+    office.open(login=True)
+    office.codes("111111")
+    profile = office.profile(login=True, extra='static-challenge "Enter OTP" 1')
+    await gateway.take_in("office", profile, username="alice", password=secret("right-one"))
+    await gateway.cli("vpn", "up", "office")
+    for number in (1, 2):
+        said = await gateway.cli("vpn", "code", "office", typed=f"00000{number}\n", code=4)
+        assert f"refused the code ({number} of 3)" in said
+    said = await gateway.cli("vpn", "code", "office", typed="000003\n", code=1)
+    assert "refused 3 codes" in said
+    assert "nobody waits" in await gateway.cli("vpn", "code", "office", typed="111111\n", code=4)
+    assert office.attempts == 3
+    await gateway.cli("vpn", "up", "office")
+    await gateway.cli("vpn", "code", "office", typed="111111\n")
+    assert (await gateway.row("office")).state == "up"
+
+
+@pytest.mark.campaign
+async def test_what_is_taken_down_while_it_is_lost_stays_down(office: Office, gateway: Gateway) -> None:
+    office.open()
+    await gateway.take_in("office", office.profile(), probe="10.78.0.1:80")
+    assert (await gateway.run("up", "office")).state == "succeeded"
+    async with gateway.watching():
+        await gateway.comes("office", lambda row: row.latency_ms is not None)
+        office.close()
+        await gateway.comes("office", lambda row: row.state != "up", 30)
+        for _ in range(3):
+            job = await gateway.run("down", "office")
+            assert job.state == "succeeded", await gateway.said(job)
+            await asyncio.sleep(4)
+            row = await gateway.row("office")
+            assert (row.state, row.reason) == ("down", "")
+            await tunnels.change(gateway.deck.db, "office", wanted=True)
+            await gateway.comes("office", lambda row: row.state != "down", 30)
 
 
 @pytest.mark.campaign
@@ -243,9 +285,9 @@ async def test_two_tunnels_with_the_same_network_which_the_host_or_its_docker_ha
     try:
         office.open(net=f"{net}.0")
         first = await gateway.take_in("one", office.profile())
-        second = await gateway.take_in("two", office.profile())
+        second = await gateway.take_in("one-net", office.profile())
         assert (first.port, second.port) == (1080, 1081)
-        for name in ("one", "two"):
+        for name in ("one", "one-net"):
             job = await gateway.run("up", name)
             assert job.state == "succeeded", await gateway.said(job)
         for tunnel in (first, second):
@@ -253,7 +295,9 @@ async def test_two_tunnels_with_the_same_network_which_the_host_or_its_docker_ha
         assert f"{net}.0/24 dev clash" in gateway.sh("ip route")
         assert (await gateway.run("remove", "one")).state == "succeeded"
         assert SITE in await gateway.curl(second, "http://intra.corp.test/")
-        assert "opsdeck-vpn-one" not in gateway.sh("ls /etc/systemd/system /etc/opsdeck/vpn; ip netns list")
+        left = gateway.sh("ls /etc/systemd/system /etc/opsdeck/vpn; ip netns list").split()
+        assert [each for each in left if each.startswith("opsdeck-vpn-one") and "one-net-" not in each] == []
+        assert {"one", "ov-one"}.isdisjoint(left)
     finally:
         gateway.sh("ip link delete clash")
 
@@ -284,7 +328,7 @@ async def reached(gateway: Gateway, tunnel: Any) -> None:
         if SITE in await gateway.curl(tunnel, "http://intra.corp.test/"):
             return
         await asyncio.sleep(1)
-    raise AssertionError("the office is not reached after the reboot")
+    raise AssertionError("the office is not reached again")
 
 
 @pytest.mark.campaign
@@ -306,7 +350,8 @@ async def test_a_rebooted_gateway_dials_again_by_itself(office: Office, gateway:
         await gateway.comes("office", lambda row: row.state == "up")
 
 
-async def test_wireguard_with_the_one_in_user_space(office: Office, gateway: Gateway) -> None:
+def open_wireguard(office: Office, endpoint: str) -> str:
+    """Open the office to WireGuard; give the profile of somebody who reaches it at `endpoint`."""
     office.open()
     keys = office.sh("for i in 1 2; do k=$(wg genkey); echo $k; echo $k | wg pubkey; done").split()
     office.write("/etc/office/wg.conf", f"[Interface]\nPrivateKey = {keys[0]}\nListenPort = 51820\n"
@@ -317,7 +362,7 @@ async def test_wireguard_with_the_one_in_user_space(office: Office, gateway: Gat
     names = "--address=/intra.corp.test/10.78.0.1 --no-resolv --no-hosts --bind-dynamic"
     office.sh("systemctl stop office-dns")
     office.sh(f"systemd-run -q --unit=office-dns dnsmasq -k --listen-address=10.99.0.1 {names}")
-    profile = f"""[Interface]
+    return f"""[Interface]
 PrivateKey = {keys[2]}
 Address = 10.99.0.2/32
 DNS = 10.99.0.1, corp.test
@@ -325,9 +370,12 @@ PostUp = touch /tmp/owned
 [Peer]
 PublicKey = {keys[1]}
 AllowedIPs = 10.99.0.0/24, 10.78.0.0/16
-Endpoint = {office.host.address}:51820
+Endpoint = {endpoint}:51820
 """
-    tunnel = await gateway.take_in("wg", profile)
+
+
+async def test_wireguard_with_the_one_in_user_space(office: Office, gateway: Gateway) -> None:
+    tunnel = await gateway.take_in("wg", open_wireguard(office, office.host.address))
     assert tunnel.kind == "wireguard"
     job = await gateway.run("up", "wg")
     assert job.state == "succeeded", await gateway.said(job)
@@ -338,30 +386,59 @@ Endpoint = {office.host.address}:51820
     assert gateway.sh("ls /tmp/owned 2>/dev/null") == ""
 
 
-@pytest.mark.campaign
-async def test_a_server_that_moved_is_found_by_its_name(office: Office, gateway: Gateway) -> None:
-    office.open(extra="multihome")  # it answers from the address it was asked at
-    second = office.host.address.rpartition(".")[0] + ".250"
+@contextlib.contextmanager
+def moving(office: Office, gateway: Gateway) -> Iterator[Callable[[], None]]:
+    """Let the gateway know the server as vpn.corp.test; what is given moves it to another address."""
+    first, second = office.host.address, office.host.address.rpartition(".")[0] + ".250"
     hosts = gateway.host.root / "etc/hosts"
     before = hosts.read_text()
-    try:
-        hosts.write_text(f"{before}{office.host.address} vpn.corp.test\n")
-        profile = office.profile().replace(f"remote {office.host.address}", "remote vpn.corp.test")
-        tunnel = await gateway.take_in("office", profile)
-        assert (await gateway.run("up", "office")).state == "succeeded"
+
+    def move() -> None:
         office.sh(f"ip address add {second}/22 dev host0")
-        drop = f"ip daddr {office.host.address} udp dport 1194 drop"
+        drop = f"ip daddr {first} udp dport {{ 1194, 51820 }} drop"
         office.sh(
             f"nft add table inet moved; nft 'add chain inet moved in {{ type filter hook input priority 0; {drop}; }}'"
         )
         hosts.write_text(f"{before}{second} vpn.corp.test\n")
+
+    try:
+        hosts.write_text(f"{before}{first} vpn.corp.test\n")
+        yield move
+    finally:
+        hosts.write_text(before)
+        office.sh(f"nft delete table inet moved; ip address delete {second}/22 dev host0", check=False)
+
+
+@pytest.mark.campaign
+async def test_a_server_that_moved_is_found_by_its_name(office: Office, gateway: Gateway) -> None:
+    office.open(extra="multihome")  # it answers from the address it was asked at
+    with moving(office, gateway) as move:
+        profile = office.profile().replace(f"remote {office.host.address}", "remote vpn.corp.test")
+        tunnel = await gateway.take_in("office", profile)
+        assert (await gateway.run("up", "office")).state == "succeeded"
+        move()
         async with gateway.watching():
             await gateway.comes("office", lambda row: row.state in ("degraded", "reconnecting"), 40)
             await gateway.comes("office", lambda row: row.state == "up", 60)
         assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
-    finally:
-        hosts.write_text(before)
-        office.sh(f"nft delete table inet moved; ip address delete {second}/22 dev host0", check=False)
+
+
+@pytest.mark.campaign
+async def test_a_wireguard_peer_that_moved_is_found_by_its_name(
+    office: Office, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with moving(office, gateway) as move:
+        tunnel = await gateway.take_in("wg", open_wireguard(office, "vpn.corp.test"))
+        assert (await gateway.run("up", "wg")).state == "succeeded"
+        move()
+        monkeypatch.setattr(attend, "HANDSHAKE_SECONDS", 5)  # three minutes and one are long
+        monkeypatch.setattr(attend, "REDIAL_SECONDS", 3)
+        async with gateway.watching():
+            await gateway.comes("wg", lambda row: row.state == "reconnecting")
+            await gateway.comes("wg", lambda row: row.state == "up", 60)
+            monkeypatch.undo()
+            await reached(gateway, tunnel)
+            await gateway.comes("wg", lambda row: row.state == "up")
 
 
 @pytest.mark.campaign
