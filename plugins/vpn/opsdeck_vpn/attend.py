@@ -124,24 +124,24 @@ class Attendance:
             _send(writer, *self._talk.give(pyotp.TOTP(self._keys.seed.reveal().replace(" ", "")).at(int(now))))
 
     async def _watch_wireguard(self, door: int, done: Callable[[Tunnel], bool]) -> Tunnel:
-        device = self._keys.gateway.namespace
+        seen = (f"{self._keys.gateway.folder}/tunnel.sh", "wg-seen", self._tunnel.name)
         asked = 0.0
         while True:
             if time.monotonic() - asked >= 5 or not self._talk.state.settled:
                 asked = time.monotonic()
-                argv = ("ip", "netns", "exec", device, "wg", "show", device, "dump")
-                answer = await self._host.run(argv, sudo=True, check=False, log=False, timeout=10)
+                answer = await self._host.run(seen, sudo=True, check=False, log=False, timeout=10)
                 self._judge_wireguard(answer.stdout.decode("ascii", "replace") if answer.ok else "")
                 await self._redial_wireguard()
             if done(await self._write(door)):
                 return self._tunnel
             await asyncio.sleep(TICK)
 
-    def _judge_wireguard(self, dump: str) -> None:
-        peers = [line.split("\t") for line in dump.splitlines()[1:] if line.count("\t") >= 7]
-        newest = max((int(peer[4]) for peer in peers if peer[4].isdigit()), default=0)
-        self._talk.received = sum(int(peer[5]) for peer in peers if peer[5].isdigit())
-        self._talk.sent = sum(int(peer[6]) for peer in peers if peer[6].isdigit())
+    def _judge_wireguard(self, seen: str) -> None:
+        """Judge lines of a peer's key and when it shook hands, and of its key, what came and what went."""
+        rows = [[int(word) for word in line.split("\t")[1:] if word.isdigit()] for line in seen.splitlines()]
+        peers = [row[0] for row in rows if len(row) == 1]
+        newest = max(peers, default=0)
+        self._talk.received, self._talk.sent = (sum(row[at] for row in rows if len(row) == 2) for at in (0, 1))
         if newest and time.time() - newest < HANDSHAKE_SECONDS:
             self._talk.state, self._talk.reason, self._talk.local = State.UP, "", "wireguard"
         else:
