@@ -205,7 +205,8 @@ def leak_test(name: str) -> None:
 
 @vpn.command()
 @click.argument("name")
+@click.option("--gone", is_flag=True, help="The host is gone for good: forget the tunnel without reaching it.")
 @click.option("--confirm", metavar="TEXT", help="The consent that is asked for: remove.")
-def remove(name: str, confirm: str | None) -> None:
-    """Remove a tunnel: its files on the host, its rules, its row."""
-    sys.exit(frame.run_action("vpn", "remove", {"tunnel": name}, confirm=confirm))
+def remove(name: str, gone: bool, confirm: str | None) -> None:
+    """Remove a tunnel: its files on the host, its rules, its secrets, its row."""
+    sys.exit(frame.run_action("vpn", "remove", {"tunnel": name, "gone": gone}, confirm=confirm))
