@@ -86,8 +86,9 @@ async def _up(run: JobRun, params: UpParams) -> Receipt:
         changed = await driver.lay(step, keys.gateway)
         afresh = tunnel.state == State.FAILED
         if tunnel.state in (State.DOWN, State.FAILED):
-            blank: dict[str, object] = {"pushed": {}, "challenge": "", "refusals": 0}
-            await tunnels.set_state(run.db, tunnel.name, State.STARTING, wanted=True, **blank)
+            await tunnels.set_state(
+                run.db, tunnel.name, State.STARTING, wanted=True, pushed={}, challenge="", refusals=0
+            )
         else:
             await tunnels.change(run.db, tunnel.name, wanted=True)
         await driver.start(step, keys.gateway, changed, afresh=afresh)
