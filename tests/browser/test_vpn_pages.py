@@ -105,6 +105,16 @@ def test_from_a_profile_to_a_device(office: Any, admin: Any) -> None:
     assert "DOMAIN-SUFFIX,corp.test,OFFICE-THIRD" in answer.text()
 
 
+def test_the_form_for_a_code_comes_to_an_open_page_and_goes(office: Any, admin: Any) -> None:
+    admin.goto("/p/vpn/tunnels/office")
+    form = admin.locator("input[name=code]")
+    assert form.count() == 0
+    office.do(lambda deck: tunnels.set_state(deck.db, "office", State.WAIT_OTP, challenge="Enter your OTP"))
+    form.wait_for()
+    office.do(lambda deck: tunnels.set_state(deck.db, "office", State.UP, challenge=""))
+    form.wait_for(state="detached")
+
+
 def test_a_code_is_given_at_the_page(office: Any, admin: Any) -> None:
     admin.goto("/p/vpn/tunnels/second")
     admin.locator("[role=timer]").first.wait_for()

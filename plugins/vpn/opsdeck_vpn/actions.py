@@ -48,6 +48,16 @@ class UpParams(TunnelParams):
     )
 
 
+class RemoveParams(TunnelParams):
+    """Whether there is a gateway left to clean."""
+
+    gone: bool = Field(
+        False,
+        title="The gateway is gone for good",
+        description="Forget the tunnel without reaching its host; what lies there stays",
+    )
+
+
 def _touches(params: TunnelParams, _hosts: Sequence[str]) -> Sequence[str]:
     return [f"vpn:{params.tunnel}"]
 
@@ -76,7 +86,9 @@ async def _up(run: JobRun, params: UpParams) -> Receipt:
         changed = await driver.lay(step, keys.gateway)
         afresh = tunnel.state == State.FAILED
         if tunnel.state in (State.DOWN, State.FAILED):
-            await tunnels.set_state(run.db, tunnel.name, State.STARTING, wanted=True, pushed={}, challenge="")
+            await tunnels.set_state(
+                run.db, tunnel.name, State.STARTING, wanted=True, pushed={}, challenge="", refusals=0
+            )
         else:
             await tunnels.change(run.db, tunnel.name, wanted=True)
         await driver.start(step, keys.gateway, changed, afresh=afresh)
@@ -138,24 +150,28 @@ async def _down(run: JobRun, params: TunnelParams) -> Receipt:
         await tunnels.change(run.db, tunnel.name, wanted=False)
         await drivers.of(tunnel.driver).stop(step, tunnel.name)
         await tunnels.set_state(run.db, tunnel.name, State.DOWN, challenge="", local="", latency_ms=None)
+        await run.close_incident(tunnels.incident_of(tunnel.name))
         step.note("down")
     return {"tunnel": tunnel.name, "state": "down"}
 
 
-async def _remove(run: JobRun, params: TunnelParams) -> Receipt:
-    async with _held(run, params.tunnel, 300) as tunnel, run.step(tunnel.host) as step:
+async def _remove(run: JobRun, params: RemoveParams) -> Receipt:
+    async with _held(run, params.tunnel, 300) as tunnel:
         await tunnels.change(run.db, tunnel.name, wanted=False)
-        keys = await tunnels.open_keys(run, tunnel)
-        await drivers.of(tunnel.driver).remove(step, keys.gateway)
+        if not params.gone:
+            async with run.step(tunnel.host) as step:
+                keys = await tunnels.open_keys(run, tunnel)
+                await drivers.of(tunnel.driver).remove(step, keys.gateway)
+                step.note("removed")
         async with run.db.write() as session:
             await session.exec(delete(Rule).where(col(Rule.target) == f"tunnel:{tunnel.name}"))
             await session.exec(delete(Proof).where(col(Proof.tunnel) == tunnel.name))
             await session.exec(delete(Tunnel).where(col(Tunnel.name) == tunnel.name))
+        await run.close_incident(tunnels.incident_of(tunnel.name))
         for name in tunnels.secrets_of(tunnel):
             with contextlib.suppress(NotFound):  # a code was never given
                 await run.remove_secret(name)
-        step.note("removed")
-    return {"tunnel": tunnel.name, "removed": True}
+    return {"tunnel": tunnel.name, "removed": True, "gateway": "left as it is" if params.gone else "clean"}
 
 
 async def _check(run: JobRun, params: TunnelParams) -> Receipt:
@@ -258,7 +274,7 @@ remove = Action(
     "remove",
     "Remove a tunnel",
     "Takes the tunnel down, its files off the gateway, its rules out of the list, and its secrets away.",
-    params=TunnelParams,
+    params=RemoveParams,
     risk=Risk.DESTROY,
     targets=Targets.CONSOLE,
     run=_remove,

@@ -40,9 +40,6 @@ KEPT = frozenset(
         "remote-random",
         "remote-random-hostname",
         "resolv-retry",
-        "connect-retry",
-        "connect-timeout",
-        "server-poll-timeout",
         "connect-retry-max",
         "nobind",
         "float",
@@ -122,7 +119,6 @@ KEPT = frozenset(
         "tls-crypt",
         "tls-crypt-v2",
         "crl-verify",
-        "",
         "block-ipv6",
         "disable-dco",
         "ignore-unknown-option",
@@ -192,6 +188,10 @@ DROPPED: Mapping[str, str] = {
     ),
     **dict.fromkeys(
         ["user", "group", "nice", "mlock", "setcon", "persist-tun", "persist-key"], "the gateway sets this itself"
+    ),
+    **dict.fromkeys(
+        ["connect-retry", "connect-timeout", "server-poll-timeout"],
+        "the gateway dials again within ten seconds of a server's return",
     ),
     **dict.fromkeys(
         [

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from opsdeck.api import Actor, Conflict, Deck, Invalid, NotFound, Sensitive, utcnow
 from opsdeck_vpn import ovpn, tunnels, wgconf
 from opsdeck_vpn.actions import NAME
-from opsdeck_vpn.models import Driver, Kind, Otp, Tunnel
+from opsdeck_vpn.models import Driver, Kind, Otp, State, Tunnel
 from opsdeck_vpn.ovpn import Profile
 
 
@@ -201,13 +201,19 @@ async def adjust(
 
 
 async def give_code(deck: Deck, name: str, code: str, actor: Actor) -> None:
-    """Hand a one-time code to whoever attends the tunnel. Raises `Invalid`, `NotFound`."""
+    """Hand a one-time code to whoever attends the tunnel.
+
+    Raises `Invalid`, `NotFound`, `Conflict` when nobody waits for it.
+    """
     tunnel = await tunnels.find(deck.db, name)
     plain = code.strip().replace(" ", "")
     if not re.fullmatch(r"[!-~]{1,64}", plain):
         raise Invalid("this is no code.", field="code", hint="the digits that your authenticator shows")
     if tunnel.otp == Otp.NONE and not tunnel.challenge:
         raise NotFound(f"tunnel {name!r} asks for no code.", field="tunnel")
+    if tunnel.state in (State.DOWN, State.FAILED):
+        why = f"tunnel {name!r} is {tunnel.state}, and nobody waits for a code."
+        raise Conflict(why, field="tunnel", hint=f"opsdeck vpn up {name}")
     await deck.secrets.set(
         tunnels.code_secret(name), Sensitive(plain), kind="text", note=f"last code of the tunnel {name}", actor=actor
     )

@@ -96,6 +96,11 @@ async def dialling(step: StepRun, name: str, wanted: bool) -> None:
     await units.act(step, units.Act.START if wanted else units.Act.STOP, dial, settle=0)
 
 
+async def redial(host: HostAccess, name: str) -> None:
+    """Start anew what dials, so that it asks for its server's name again."""
+    await host.run(Command(("systemctl", "restart", unit_names(name)[1]), sudo=True), check=False, log=False)
+
+
 def inside(name: str, *argv: str) -> Command:
     """Build a command that runs in the tunnel's network."""
     return Command(("ip", "netns", "exec", f"ov-{name}", *argv), sudo=True)

@@ -93,6 +93,10 @@ class Tunnel(Table, table=True):
     ticket: str = ""
     """What a server that asks back (CRV1) wants to have returned with the code."""
     code_given: datetime | None = None
+    refusals: int = 0
+    """Codes that the server refused in a row."""
+    code_step: int = 0
+    """The 30 seconds, counted since 1970, for which a code was last made from the seed."""
     local: str = ""
     pushed: dict[str, list[str]] = Field(default_factory=dict, sa_type=JSON)
     received: int = Field(default=0, sa_type=BigInteger)

@@ -187,14 +187,7 @@ class _Reader:
     def _block(self, name: str, line: _Line) -> None:
         body = line.body or ()
         if name == "connection":
-            for number, row in enumerate(body, line.number + 1):
-                words = _words(row.strip(), number) if row.strip()[:1] not in ("#", ";", "") else ()
-                if words[:1] == ("remote",):
-                    self._directive("remote", words[1:], number)
-                elif words and words[0] not in ("proto", "port"):
-                    self._say(
-                        Weight.STRIPPED, words[0], "an option of one server only; the profile's own holds", number
-                    )
+            self._connection(body, line.number + 1)
             return
         if name not in INLINE:
             self._say(Weight.STRIPPED, f"<{name}>", "is not known to be safe", line.number)
@@ -209,6 +202,21 @@ class _Reader:
             )
             return
         self._inline(name, "\n".join(body), line.number)
+
+    def _connection(self, body: tuple[str, ...], first: int) -> None:
+        """Take one server with its own port and protocol, whichever comes first."""
+        before, port, proto = len(self._remotes), None, None
+        for number, row in enumerate(body, first):
+            match _words(row.strip(), number):
+                case ("remote", *words):
+                    self._remote(tuple(words), number)
+                case ("port" | "rport", word, *_):
+                    port = _port(word, number)
+                case ("proto", word, *_):
+                    proto = word
+                case (word, *_):
+                    self._say(Weight.STRIPPED, word, "an option of one server only; the profile's own holds", number)
+        self._remotes[before:] = [(host, own or port, of or proto) for host, own, of in self._remotes[before:]]
 
     def _inline(self, name: str, body: str, number: int) -> None:
         if f"</{name}>" in body:
@@ -245,7 +253,7 @@ class _Reader:
             case _ if name in FILES and words and words[0] != "[inline]":
                 self._file(name, words, number)
             case _ if name in FILES:
-                return
+                self._direction(name, words)
             case _:
                 if name in ("cipher", "data-ciphers", "ncp-ciphers", "data-ciphers-fallback"):
                     self._ciphers += [name, *words]
@@ -281,6 +289,9 @@ class _Reader:
             )
         self._used.add(base)
         self._inline(name, self._files[base], number)
+        self._direction(name, words)
+
+    def _direction(self, name: str, words: tuple[str, ...]) -> None:
         if name == "tls-auth" and len(words) > 1:
             self._out.append(f"key-direction {_quoted(words[1])}")
 

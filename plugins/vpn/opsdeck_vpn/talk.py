@@ -52,14 +52,16 @@ class Login:
 class Talk:
     """The state of one tunnel as the conversation shows it."""
 
-    def __init__(self, login: Login, *, been_up: bool = False, ticket: str = "", challenge: str = "") -> None:
+    def __init__(
+        self, login: Login, *, been_up: bool = False, ticket: str = "", challenge: str = "", refusals: int = 0
+    ) -> None:
         self.login = login
         self.state = State.RECONNECTING if been_up else State.STARTING
         self.reason = ""
         self.challenge = challenge if ticket else ""
         self.local = ""
         self.received = self.sent = 0
-        self.refusals = 0
+        self.refusals = refusals
         self._need: wire.Need | None = None
         self._crv = ticket
         self._answered = False

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
@@ -10,7 +12,8 @@ from typing import Any, Protocol
 from sqlalchemy import update
 from sqlmodel import col, select
 
-from opsdeck.api import NotFound, Sensitive, utcnow
+from opsdeck.api import Invalid, NotFound, Sensitive, utcnow
+from opsdeck_vpn import rules
 from opsdeck_vpn.models import Kind, Otp, Proof, State, Tunnel
 from opsdeck_vpn.render.gateway import Gateway
 from opsdeck_vpn.talk import Login, Talk
@@ -57,11 +60,23 @@ async def change(db: Any, name: str, **values: Any) -> None:
         await session.exec(update(Tunnel).where(col(Tunnel.name) == name).values(**values))
 
 
-async def set_state(db: Any, name: str, state: State, reason: str = "", **values: Any) -> None:
-    """Write a state; `since` moves only when the state does."""
+def anyones(_tunnel: Tunnel) -> bool:
+    """Let a state be written whoever attends the tunnel."""
+    return True
+
+
+def watched(tunnel: Tunnel) -> bool:
+    """Tell whether the watcher attends it: it should be up, and no job has it."""
+    return tunnel.wanted and not claimed(tunnel)
+
+
+async def set_state(
+    db: Any, name: str, state: State, reason: str = "", mine: Callable[[Tunnel], bool] = anyones, **values: Any
+) -> None:
+    """Write a state, if the row is still there and `mine`; `since` moves only when the state does."""
     async with db.write() as session:
         row = await session.get(Tunnel, name)
-        if row is None:
+        if row is None or not mine(row):
             return
         if row.state != state:
             row.since = utcnow()
@@ -99,6 +114,11 @@ async def take_code(run: Attends, name: str) -> str:
     if not taken.rowcount:
         return ""
     return (await run.secret(code_secret(name), fresh=True)).reveal().strip()
+
+
+def incident_of(name: str) -> str:
+    """Give the key of the incident that says a tunnel is lost."""
+    return f"vpn:{name}"
 
 
 def code_secret(name: str) -> str:
@@ -154,18 +174,18 @@ def talk_of(tunnel: Tunnel, login: Login) -> Talk:
     """Begin or take up the conversation of a tunnel."""
     been_up = tunnel.state in (State.UP, State.DEGRADED, State.RECONNECTING)
     ticket = tunnel.ticket if tunnel.state == State.WAIT_OTP else ""
-    talk = Talk(login, been_up=been_up, ticket=ticket, challenge=tunnel.challenge)
+    talk = Talk(login, been_up=been_up, ticket=ticket, challenge=tunnel.challenge, refusals=tunnel.refusals)
     if tunnel.state == State.FAILED and tunnel.kind == Kind.OPENVPN:
         talk.state, talk.reason = State.FAILED, tunnel.reason
     return talk
 
 
-def probe_of(tunnel: Tunnel) -> tuple[str, int] | None:
-    """Give the office address to probe: the tunnel's own, else the first name server that was pushed."""
+def probe_of(tunnel: Tunnel, pushed: dict[str, list[str]] | None = None) -> tuple[str, int] | None:
+    """Give the office address to probe: the tunnel's own, else the first name server of what was (just) `pushed`."""
     if tunnel.probe:
         host, _, port = tunnel.probe.rpartition(":")
         return host.strip("[]"), int(port)
-    servers = tunnel.pushed.get("dns", [])
+    servers = (tunnel.pushed if pushed is None else pushed).get("dns", [])
     return (servers[0], 53) if servers else None
 
 
@@ -174,6 +194,20 @@ def parse_pushed(data: bytes) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"route": [], "dns": [], "domain": [], "refused": []}
     for line in data.decode("ascii", "replace").splitlines()[:2000]:
         word, _, value = line.partition(" ")
-        if word in found and value and value not in found[word] and len(value) < 100:
+        if word in found and value not in found[word] and _fits(word, value):
             found[word].append(value)
     return {word: values for word, values in found.items() if values}
+
+
+def _fits(word: str, value: str) -> bool:
+    try:
+        match word:
+            case "dns":
+                ipaddress.ip_address(value)
+            case "route":
+                rules.network(value)
+            case "domain":
+                rules.domain(value)
+    except (ValueError, Invalid):
+        return False
+    return 0 < len(value) < 100

@@ -17,18 +17,21 @@ PATIENCE = 60
 
 async def instances(run: ServiceRun) -> Sequence[str]:
     """Give the tunnels to watch: those that should be up and that no job attends."""
-    return [row.name for row in await tunnels.every(run.db) if row.wanted and not tunnels.claimed(row)]
+    return [row.name for row in await tunnels.every(run.db) if tunnels.watched(row)]
 
 
 async def watch(run: ServiceRun) -> None:
     """Attend one tunnel; tell once when the office is lost, and once when it is back."""
     tunnel = await tunnels.find(run.db, run.key)
+    if not tunnels.watched(tunnel):
+        return
     telling = asyncio.create_task(_tell(run, run.key))
     try:
         async with run.on(tunnel.host) as host:
-            await attend(run, host, run.key, run.log, lambda row: not row.wanted)
+            await attend(run, host, run.key, run.log, lambda row: not tunnels.watched(row), tunnels.watched)
     except OpsDeckError as fault:
-        await tunnels.set_state(run.db, run.key, _lost(tunnel), f"the gateway cannot be asked: {fault.message}")
+        why = f"the gateway cannot be asked: {fault.message}"
+        await tunnels.set_state(run.db, run.key, _lost(tunnel), why, tunnels.watched)
         raise
     finally:
         telling.cancel()
@@ -41,10 +44,12 @@ def _lost(tunnel: Tunnel) -> State:
 
 
 async def _tell(run: ServiceRun, name: str) -> None:
-    key = f"vpn:{name}"
+    key = tunnels.incident_of(name)
     while True:
         row = await tunnels.find(run.db, name)
         age = (utcnow() - row.since).total_seconds()
+        if not tunnels.watched(row):
+            return
         if row.state == State.UP:
             await run.close_incident(key)
         elif row.state == State.WAIT_OTP:

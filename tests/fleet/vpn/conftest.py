@@ -5,17 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import socket
-import struct
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
 
 import pytest
 from cryptography import x509
@@ -46,40 +42,10 @@ PACKAGES = (
 BOSS = Actor("boss@cli", Role.ADMIN, Door.CLI, stepped_up=True)
 SITE = "the intranet says hello"
 
-VERIFY = """#!/bin/sh
-# $1: a file with the user's name and the password; codes that count are the lines of `codes`; `asks-back` has a
-# right password answered with a challenge (CRV1)
-cd /etc/office
-{ read -r user; read -r password; } <"$1"
-echo "try ${password%%:*}" >>attempts
-code=
-case $password in
-SCRV1:*)
-    rest=${password#SCRV1:}
-    password=$(echo "${rest%%:*}" | base64 -d)
-    code=$(echo "${rest#*:}" | base64 -d)
-    ;;
-esac
-[ "$user" = alice ] || exit 1
-if [ -e asks-back ]; then
-    case $password in
-    CRV1::ticket::*) grep -qxF -- "${password##*::}" codes; exit ;;
-    right-one) printf 'CRV1:R,E:ticket:YWxpY2U=:The code, please: PIN' >"$auth_failed_reason_file" ;;
-    esac
-    exit 1
-fi
-if [ -s codes ]; then
-    [ -n "$code" ] || { code=${password#right-one}; password=right-one; }
-    grep -qxF -- "$code" codes || exit 1
-fi
-[ "$password" = right-one ]
-"""
 
-
-WHO = """#!/bin/sh
-read -r line
-printf 'HTTP/1.0 200 OK\\r\\n\\r\\n%s' "$SOCAT_PEERADDR"
-"""
+def script(name: str) -> str:
+    """Give a program that runs on a lab host."""
+    return (Path(__file__).parent / "scripts" / f"{name}.sh").read_text()
 
 
 def _pem(key: ec.EllipticCurvePrivateKey, passphrase: str = "") -> str:
@@ -174,7 +140,7 @@ class Office:
         self.write("/etc/office/ca.pem", self.authority.pem)
         self.write("/etc/office/server.pem", certificate)
         self.write("/etc/office/server.key", key)
-        self.write("/etc/office/verify.sh", VERIFY, 0o755)
+        self.write("/etc/office/verify.sh", script("verify"), 0o755)
         self.write("/etc/office/codes", "")
         self.write("/etc/office/attempts", "", 0o666)
         (self.host.root / "etc/office/asks-back").unlink(missing_ok=True)
@@ -214,7 +180,7 @@ verb 3
 
     def tells_who(self) -> None:
         """Serve a page outside of the VPN that says from which address it was asked."""
-        self.write("/etc/office/who", WHO, 0o755)
+        self.write("/etc/office/who", script("who"), 0o755)
         self.sh("systemd-run -q --unit=office-who socat TCP-LISTEN:8081,fork,reuseaddr EXEC:/etc/office/who")
 
     def serve(self) -> None:
@@ -248,9 +214,16 @@ verb 3
     @property
     def rekeys(self) -> int:
         """How often keys were made anew since the server was started."""
-        return self.sh("journalctl _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID office-vpn) -o cat").count(
-            "TLS: soft reset"
-        )
+        return self._log.count("TLS: soft reset")
+
+    @property
+    def logins(self) -> int:
+        """How often somebody connected since the server was started."""
+        return self._log.count("Peer Connection Initiated with")
+
+    @property
+    def _log(self) -> str:
+        return self.sh("journalctl _SYSTEMD_INVOCATION_ID=$(systemctl show -P InvocationID office-vpn) -o cat")
 
     def profile(self, *, extra: str = "", login: bool = False, passphrase: str = "") -> str:
         """Give the `.ovpn` that a person would get from the office."""
@@ -334,6 +307,13 @@ class Gateway:
             await asyncio.sleep(0.2)
         return row
 
+    async def tells(self, seconds: float = 30) -> None:
+        """Wait until there is an incident."""
+        end = time.monotonic() + seconds
+        while not await self.deck.incidents.open_now():
+            assert time.monotonic() < end, "nobody is told"
+            await asyncio.sleep(0.2)
+
     async def curl(self, tunnel: Tunnel, url: str, *words: str, seconds: int = 8) -> str:
         """Fetch a page on the gateway through the tunnel's SOCKS port; "" when it is not reached."""
         from opsdeck_vpn.render.gateway import SOCKS_USER
@@ -343,15 +323,22 @@ class Gateway:
         argv = ["curl", "-s", "--max-time", str(seconds), "--proxy", proxy, *words, url]
         return await asyncio.to_thread(self.host.execute, argv, check=False)
 
-    async def cli(self, *words: str, typed: str = "") -> str:
-        """Run `opsdeck` beside the console, on its data folder."""
+    async def reaches(self, tunnel: Tunnel, seconds: float = 40) -> None:
+        """Wait until the office's site is reached through the tunnel: a row may be a moment behind."""
+        end = time.monotonic() + seconds
+        while SITE not in await self.curl(tunnel, "http://intra.corp.test/"):
+            assert time.monotonic() < end, f"not reached; it is {(await self.row(tunnel.name)).state}"
+            await asyncio.sleep(0.5)
+
+    async def cli(self, *words: str, typed: str = "", code: int = 0) -> str:
+        """Run `opsdeck` beside the console, on its data folder; `code` is how it must end."""
         program = str(Path(sys.executable).with_name("opsdeck"))
         environment = os.environ | {"OPSDECK_HOME": str(self.deck.settings.home), "OPSDECK_NODE": "second"}
         done = await asyncio.to_thread(
             subprocess.run, [program, *words], input=typed, env=environment, capture_output=True, text=True, timeout=120
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + (done.stderr if code else "")
 
     def sh(self, text: str) -> str:
         """Run shell text on the gateway."""
@@ -367,87 +354,6 @@ class Gateway:
         finally:
             stop.set()
             await work
-
-
-class Wire:
-    """All that goes over the wire of a lab host while it is open, as seen from outside of it."""
-
-    def __init__(self, host: LabHost) -> None:
-        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-        self._socket.bind((host.device, 0))
-        self._socket.settimeout(0.2)
-        self._frames: list[bytes] = []
-        self._open = True
-        self._thread = threading.Thread(target=self._read)
-
-    def _read(self) -> None:
-        while self._open:
-            with contextlib.suppress(TimeoutError):
-                self._frames.append(self._socket.recv(65535))
-
-    def __enter__(self) -> Self:
-        """Begin to listen."""
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Stop."""
-        self._open = False
-        self._thread.join()
-        self._socket.close()
-
-    def asked(self, name: str, *, but: int) -> int:
-        """Count the packets that ask for a name as DNS writes it; those of TCP port `but` (the SOCKS port) are fine."""
-        wanted = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
-        return sum(wanted in frame and but not in _ports(frame) for frame in self._frames)
-
-
-def _ports(frame: bytes) -> tuple[int, ...]:
-    head = 14 + (frame[14] & 15) * 4
-    return struct.unpack(">HH", frame[head : head + 4]) if frame[12:14] == b"\x08\x00" and frame[23] == 6 else ()
-
-
-@pytest.fixture
-def wire() -> type[Wire]:
-    """Listen on the wire of a lab host: `with wire(host) as seen`."""
-    return Wire
-
-
-UDP = """
-import socket, struct
-tcp = socket.create_connection(("127.0.0.1", 7890), 5)
-tcp.sendall(bytes([5, 1, 0])); tcp.recv(2)
-tcp.sendall(bytes([5, 3, 0, 1, 0, 0, 0, 0, 0, 0])); answer = tcp.recv(10)
-port = struct.unpack(">H", answer[8:10])[0]
-udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); udp.settimeout(2)
-for name in (b"\\x01" + socket.inet_aton("10.78.0.1"), b"\\x03\\x0fintra.corp.test"):
-    for _ in range(3):
-        udp.sendto(bytes([0, 0, 0]) + name + struct.pack(">H", 5353) + b"hello", ("127.0.0.1", port))
-try:
-    print("answered", udp.recv(100))
-except OSError:
-    print("silence")
-"""
-
-
-@pytest.fixture
-def udp() -> Callable[[LabHost], Awaitable[str]]:
-    """Send UDP to the office through the proxy of a laptop, by address and by name; "silence" is what must come."""
-
-    async def send(laptop: LabHost) -> str:
-        argv = ["ip", "netns", "exec", laptop.namespace, sys.executable, "-c", UDP]
-        return (await asyncio.to_thread(subprocess.run, argv, capture_output=True, text=True, timeout=20)).stdout
-
-    return send
-
-
-CLEAN = """
-ls /etc/systemd/system | grep '^opsdeck-vpn-' | xargs -r systemctl --quiet disable --now
-systemctl reset-failed 'opsdeck-vpn-*' 2>/dev/null
-rm -rf /etc/opsdeck/vpn /etc/systemd/system/opsdeck-vpn-* /run/opsdeck-vpn
-for each in $(ip netns list | cut -d' ' -f1); do ip netns delete "$each"; done
-systemctl daemon-reload
-"""
 
 
 @pytest.fixture
@@ -469,7 +375,7 @@ async def gateway(dialler: LabHost, fleet: Fleet, tmp_path: Path) -> AsyncIterat
     await migrate.upgrade(database, plugins)
     await database.close()
     host = dialler
-    host.execute(["sh", "-c", CLEAN], check=False)
+    host.execute(["sh", "-c", script("clean")], check=False)
     async with Deck.open(settings, plugins=plugins, kind="server") as deck:
         endpoint = host.endpoint("root")
         await deck.secrets.set("login", endpoint.credential.secret, kind="ssh-key", actor=BOSS)
@@ -481,4 +387,4 @@ async def gateway(dialler: LabHost, fleet: Fleet, tmp_path: Path) -> AsyncIterat
                 kind = key.split()[0]
                 session.add(HostKey(host_id=row.id, algorithm=kind, public=key, fingerprint=kind, state="pinned"))
         yield Gateway(deck, host)
-    host.execute(["sh", "-c", CLEAN], check=False)
+    host.execute(["sh", "-c", script("clean")], check=False)

@@ -112,7 +112,7 @@ async def test_the_cost_of_the_port(office: Office, gateway: Gateway) -> None:
                         found.setdefault(name, []).append(float(took))
         finally:
             echo.kill()
-    units = {"tunnel": "opsdeck-vpn-office.service", "port": "opsdeck-vpn-office-door.service"}
+    units = {"tunnel": "opsdeck-vpn-office-dial.service", "port": "opsdeck-vpn-office-door.service"}
     before = {name: burnt(unit) for name, unit in units.items()}
     await fetch("socks", "speed_download", "big", 4)
     work = {name: round((burnt(unit) - before[name]) / (4 * 64 / 1024), 2) for name, unit in units.items()}

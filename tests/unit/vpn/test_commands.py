@@ -135,6 +135,7 @@ def test_devices_and_who_fetched_what(office: Run) -> None:
     given = office("vpn", "device", "add", "laptop").output
     assert "/p/vpn/profile/" in given
     assert "config.yaml" in given
+    assert "OPSDECK_PUBLIC_URL" in given
     fetch = Fetch(device="laptop", core="mihomo", source="192.0.2.9", agent="clash-verge/2.4")
     frame.with_deck(lambda deck: book.note_fetch(deck, fetch))
     assert "192.0.2.9" in office("vpn", "device", "fetches", "laptop").output
@@ -173,3 +174,14 @@ def test_a_gateway_that_is_not_reached_is_named(office: Run, command: str) -> No
 def test_it_is_removed_only_on_purpose(office: Run) -> None:
     office("vpn", "remove", "office", code=4)
     assert "office" in office("vpn", "list").output
+
+
+def test_a_tunnel_whose_gateway_is_gone_is_forgotten(office: Run) -> None:
+    office("vpn", "rules", "pushed", "office")
+    office("vpn", "remove", "office", "--confirm", "remove", code=1)
+    office("host", "rm", "gw", "--yes")
+    office("vpn", "remove", "office", "--confirm", "remove", code=1)
+    office("vpn", "remove", "office", "--gone", "--confirm", "remove")
+    assert json.loads(office("vpn", "list", "--json").output) == []
+    assert office("vpn", "rules", "show").output == ""
+    assert "vpn-office" not in office("secret", "list").output

@@ -5,14 +5,17 @@ from __future__ import annotations
 import base64
 import json
 import re
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import yaml
 from opsdeck_vpn import book, cores, tunnels
 from opsdeck_vpn.cores import Core
+from opsdeck_vpn.models import State
 
 from opsdeck.actor import SYSTEM
+from opsdeck.clock import utcnow
 from opsdeck.errors import Invalid
 
 PROFILE = 'client\nremote 192.0.2.9 1194\nup "/bin/sh -c id"\n<ca>\nPEM\n</ca>\n'
@@ -115,6 +118,69 @@ async def test_the_door_is_moved_and_never_to_every_address(visit: Any, tunnel: 
     ):
         assert (await visit.post(path, listen=listen, port=port, probe=probe))[0] == 422
     assert (await tunnels.find(visit.deck.db, "office")).port == 1090
+
+
+async def test_the_form_for_a_code_comes_by_itself_and_goes(visit: Any, tunnel: Any) -> None:
+    await visit.log_in("operator")
+    path = "/p/vpn/tunnels/office"
+
+    async def look(query: str) -> Any:
+        return await visit.client.get(f"{path}?{query}", headers={"HX-Request": "true"})
+
+    assert 'name="code"' not in (await visit.client.get(path)).text
+    assert "HX-Refresh" not in (await look("asks=False")).headers
+    await tunnels.set_state(visit.deck.db, "office", State.WAIT_OTP, challenge="Enter OTP")
+    assert (await look("asks=False")).headers["HX-Refresh"] == "true"
+    page = (await visit.client.get(path)).text
+    assert 'name="code"' in page
+    assert f'hx-get="{path}?asks=True"' in page
+    assert "HX-Refresh" not in (await look("asks=True")).headers
+    assert (await look("part=countdown")).text.strip().endswith("s")
+    assert (await look("part=nothing")).status_code == 200
+    await tunnels.set_state(visit.deck.db, "office", State.UP)
+    assert (await look("asks=True")).headers["HX-Refresh"] == "true"
+
+
+@pytest.mark.parametrize("state", [State.DOWN, State.FAILED])
+async def test_a_code_that_nobody_waits_for_is_refused(visit: Any, tunnel: Any, state: State) -> None:
+    await visit.log_in("operator")
+    await tunnels.set_state(visit.deck.db, "office", state, otp="ask")
+    status, page = await visit.post("/p/vpn/tunnels/office/code", code="123456")
+    assert status == 409
+    assert "nobody waits for a code" in page
+    assert (await tunnels.find(visit.deck.db, "office")).code_given is None
+
+
+async def test_what_an_attendance_sees_is_not_written_over_what_a_job_did(visit: Any, tunnel: Any) -> None:
+    db = visit.deck.db
+    for values in ({"claimed_until": utcnow() + timedelta(seconds=60)}, {"claimed_until": None, "wanted": False}):
+        await tunnels.change(db, "office", **values)
+        await tunnels.set_state(db, "office", State.RECONNECTING, "it is gone", tunnels.watched)
+        assert (await tunnels.find(db, "office")).state == State.UP
+    await tunnels.change(db, "office", wanted=True)
+    await tunnels.set_state(db, "office", State.RECONNECTING, "it is gone", tunnels.watched)
+    assert (await tunnels.find(db, "office")).state == State.RECONNECTING
+    await tunnels.set_state(db, "none", State.UP)  # it was removed meanwhile
+
+
+def test_what_does_not_fit_is_left_out_of_a_push() -> None:
+    said = b"""route 10.78.0.0/255.255.0.0
+route 10.78.0.0/255.255.0.0
+route beef
+route
+dns 10.77.0.1
+dns 10.77.0.1/8
+dns beef
+domain corp.test
+domain a..b
+else 1
+domain \xff
+"""
+    assert tunnels.parse_pushed(said) == {
+        "route": ["10.78.0.0/255.255.0.0"],
+        "dns": ["10.77.0.1"],
+        "domain": ["corp.test"],
+    }
 
 
 async def test_what_the_office_pushed_becomes_rules_once(visit: Any, tunnel: Any) -> None:

@@ -78,6 +78,11 @@ def test_files_come_inline_by_their_base_names() -> None:
     assert any(remark.what == "left.txt" for remark in profile.remarks)
 
 
+def test_the_direction_of_an_inline_key_is_kept() -> None:
+    profile = ovpn.parse("remote a 1\ntls-auth [inline] 1\n<tls-auth>\nKEY\n</tls-auth>\n")
+    assert "key-direction 1\n<tls-auth>\nKEY\n</tls-auth>" in profile.text
+
+
 def test_a_file_cannot_close_its_own_block() -> None:
     with pytest.raises(Invalid, match="its own end"):
         ovpn.parse("remote a 1\nca ca.pem\n", {"ca.pem": "x\n</ca>\nup /bin/sh\n"})
@@ -115,6 +120,11 @@ def test_warnings() -> None:
 def test_servers_of_connection_blocks() -> None:
     profile = ovpn.parse("port 1195\nremote a\n<connection>\nremote b 443 tcp-client\nhttp-proxy x 1\n</connection>\n")
     assert [(one.host, one.port, one.proto) for one in profile.remotes] == [("a", 1195, "udp"), ("b", 443, "tcp")]
+    profile = ovpn.parse("<connection>\n# first\nremote c\nproto tcp\n\nport 443\n</connection>\nremote d 1\n")
+    assert [(one.host, one.port, one.proto) for one in profile.remotes] == [("c", 443, "tcp"), ("d", 1, "udp")]
+    assert not [remark.what for remark in profile.remarks if remark.weight is Weight.STRIPPED]
+    with pytest.raises(Invalid, match="line 3: '0' is no port"):
+        ovpn.parse("<connection>\nremote c\nport 0\n</connection>\n")
 
 
 WORD = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from opsdeck_vpn import rules
 from opsdeck_vpn.cores import Core, check, program, render
 from opsdeck_vpn.proofs import judge_sizes
-from opsdeck_vpn.render.gateway import Gateway, carried, client_conf, rendered, wireguard_conf
+from opsdeck_vpn.render.gateway import Gateway, carried, client_conf, rendered, unit_names, wireguard_conf
 from opsdeck_vpn.render.setting import Office, Other, Setting
 from opsdeck_vpn.rules import Match, RuleLine
 
@@ -54,6 +54,11 @@ async def test_the_real_core_refuses_what_is_wrong(core: Core) -> None:
     bad = "rules: ['MATCH,NOWHERE']" if core is Core.MIHOMO else '{"outbounds": [{"type": "nothing"}]}'
     with pytest.raises(Invalid, match=f"{core.value} refuses"):
         await check(core, bad)
+
+
+def test_no_unit_of_a_tunnel_is_another_tunnels() -> None:
+    names = ("a", "a-net", "a-dial", "a-door", "a-net-net")
+    assert len({unit for name in names for unit in unit_names(name)}) == 4 * len(names)
 
 
 def test_the_order_of_mihomo() -> None:

@@ -67,6 +67,17 @@ def test_three_refused_codes_are_enough() -> None:
     assert one.give("4") == ()
 
 
+def test_whoever_takes_the_conversation_up_counts_on() -> None:
+    one = Talk(talk().login, refusals=2)
+    hear(one, ">PASSWORD:Need 'Auth' username/password SC:0,OTP")
+    assert one.give("3")
+    hear(one, ">PASSWORD:Verification Failed: 'Auth'")
+    assert (one.state, one.refusals) == (State.FAILED, 3)
+    two = Talk(talk().login, refusals=2)
+    hear(two, ">STATE:1,CONNECTED,SUCCESS,10.8.0.2,1.2.3.4,1194,,")
+    assert two.refusals == 0
+
+
 def test_a_dynamic_challenge_is_answered_with_its_state() -> None:
     one = talk()
     hear(one, ">PASSWORD:Need 'Auth' username/password")

@@ -68,6 +68,9 @@ def device_add(name: str) -> None:
     for core in Core:
         click.echo(f"{core.value:<9} {base.rstrip('/') or 'CONSOLE'}/p/vpn/profile/{token.reveal()}/{core.file}")
     click.echo("Keep them like a password: they are not shown again.", err=True)
+    if not base:
+        hint = "CONSOLE is the address of `opsdeck serve`; with OPSDECK_PUBLIC_URL set it is written out."
+        click.echo(hint, err=True)
 
 
 @device.command("list")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from opsdeck.api import Sensitive, frame
+from opsdeck.api import Refused, Sensitive, frame
 from opsdeck_vpn.cli.group import text_of, vpn
 
 if TYPE_CHECKING:
@@ -129,8 +129,7 @@ def up(name: str, wait: int) -> None:
 
         row = frame.with_deck(lambda deck: tunnels.find(deck.db, name))
         if row.state == State.WAIT_OTP:
-            _give(name, click.prompt(f"{row.challenge} (a new one in {_left()} s)", err=True))
-            code = _up(name, wait)
+            code = _answer(name, click.prompt(f"{row.challenge} (a new one in {_left()} s)", err=True), wait)
     sys.exit(code)
 
 
@@ -144,10 +143,19 @@ def _left() -> int:
     return 30 - int(time.time()) % 30
 
 
-def _give(name: str, code: str) -> None:
+def _answer(name: str, code: str, wait: int) -> int:
+    """Give a code and see what becomes of it. Raises `Refused` when the office asks again."""
+    from opsdeck_vpn import tunnels
     from opsdeck_vpn.enrol import give_code
+    from opsdeck_vpn.models import State
 
     frame.with_deck(lambda deck: give_code(deck, name, code, frame.actor()))
+    status = _up(name, wait)
+    row = frame.with_deck(lambda deck: tunnels.find(deck.db, name))
+    if status == 0 and row.state == State.WAIT_OTP:
+        why = row.reason or "the office asks for another code"
+        raise Refused(f"{why}.", host=row.host, hint=f"opsdeck vpn code {name}")
+    return status
 
 
 @vpn.command()
@@ -158,8 +166,7 @@ def code(name: str, wait: int) -> None:
     value = (
         sys.stdin.readline() if not sys.stdin.isatty() else click.prompt(f"Code (a new one in {_left()} s)", err=True)
     )
-    _give(name, value.strip())
-    sys.exit(_up(name, wait))
+    sys.exit(_answer(name, value.strip(), wait))
 
 
 @vpn.command("set")
@@ -198,7 +205,8 @@ def leak_test(name: str) -> None:
 
 @vpn.command()
 @click.argument("name")
+@click.option("--gone", is_flag=True, help="The host is gone for good: forget the tunnel without reaching it.")
 @click.option("--confirm", metavar="TEXT", help="The consent that is asked for: remove.")
-def remove(name: str, confirm: str | None) -> None:
-    """Remove a tunnel: its files on the host, its rules, its row."""
-    sys.exit(frame.run_action("vpn", "remove", {"tunnel": name}, confirm=confirm))
+def remove(name: str, gone: bool, confirm: str | None) -> None:
+    """Remove a tunnel: its files on the host, its rules, its secrets, its row."""
+    sys.exit(frame.run_action("vpn", "remove", {"tunnel": name, "gone": gone}, confirm=confirm))

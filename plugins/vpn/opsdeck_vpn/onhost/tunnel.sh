@@ -136,6 +136,10 @@ wg-down)
     ip $inside link delete dev "$device" 2>/dev/null || ip link delete dev "$device" 2>/dev/null || :
     no_names
     ;;
+wg-seen) # of each peer: when it shook hands; how much came and went
+    ip netns exec "$ns" wg show "$device" latest-handshakes
+    ip netns exec "$ns" wg show "$device" transfer
+    ;;
 sizes) # inside the tunnel's network. $3: a port of the office that somebody is connected to. Says how large packets may
     # be, which come back, and how large TCP makes its own
     # shellcheck disable=SC2046

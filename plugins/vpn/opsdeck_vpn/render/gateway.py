@@ -64,7 +64,7 @@ def carried(name: str) -> bytes:
 def unit_names(name: str) -> tuple[str, str, str, str]:
     """Give a tunnel's units: the namespace, the dialler, the SOCKS server, and the port that it is handed."""
     stem = f"opsdeck-vpn-{name}"
-    return f"{stem}-net.service", f"{stem}.service", f"{stem}-door.service", f"{stem}-door.socket"
+    return f"{stem}-net.service", f"{stem}-dial.service", f"{stem}-door.service", f"{stem}-door.socket"
 
 
 def client_conf(gateway: Gateway, control: str = "127.0.0.1") -> str:

@@ -16,6 +16,7 @@ from litestar.response import Redirect
 from opsdeck.api import Deck, Invalid, OpsDeckError, Sensitive, Submission
 from opsdeck_vpn import book, tunnels
 from opsdeck_vpn.enrol import Wish, adjust, enrol, give_code
+from opsdeck_vpn.models import State
 from opsdeck_vpn.web.pages import may_change, page
 
 FIELDS = ("name", "host", "driver", "profile", "username", "otp", "listen", "port", "probe")
@@ -41,16 +42,20 @@ async def one(request: HTMXRequest, deck: NamedDependency[Deck], name: FromPath[
     """Show one tunnel."""
     row = await tunnels.find(deck.db, name)
     jobs = [job for job in await deck.jobs.list(plugin="vpn", limit=50) if job.params.get("tunnel") == name]
-    return page(
+    asks = row.state == State.WAIT_OTP and row.code_given is None
+    answer = page(
         request,
         "tunnel.html",
-        request.query_params.get("part") or "state",
+        "countdown" if request.query_params.get("part") == "countdown" else "state",
         tunnel=row,
         proofs=await tunnels.proofs(deck.db, name),
         probe=tunnels.probe_of(row),
         jobs=jobs[:5],
-        asks=row.state == "wait_otp" and row.code_given is None,
+        asks=asks,
     )
+    if request.query_params.get("asks", f"{asks}") != f"{asks}":
+        answer.headers["HX-Refresh"] = "true"  # the form for the code, which is not part of the state, comes or goes
+    return answer
 
 
 @post("/tunnels/{name:str}/do/{action:str}")

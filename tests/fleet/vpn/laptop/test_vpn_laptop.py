@@ -72,7 +72,7 @@ async def test_a_laptop_reaches_the_intranet_by_name_and_the_rest_directly(
         direct = f"{proxied} http://{office.host.address}:8081/"
         assert await asyncio.to_thread(sh, direct) == laptop.address
         assert "silence" in await udp(laptop)
-        gateway.sh("systemctl stop opsdeck-vpn-office.service")
+        gateway.sh("systemctl stop opsdeck-vpn-office-dial.service")
         assert SITE not in await asyncio.to_thread(sh, f"{proxied} http://intra.corp.test/")
         assert SITE not in await asyncio.to_thread(sh, f"{proxied} http://10.78.0.1/")
         assert await asyncio.to_thread(sh, direct) == laptop.address

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.fleet
 if TYPE_CHECKING:
     Office = Any
 
-README = Path(__file__).parents[3] / "plugins" / "vpn" / "README.md"
+README = Path(__file__).parents[4] / "plugins" / "vpn" / "README.md"
 SITE = "the intranet says hello"
 
 
