@@ -42,6 +42,7 @@ async def test_a_store_that_refuses_the_login_is_named_and_loses_nothing(world):
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(1200)
 async def test_a_store_that_dies_under_a_run_is_named(world):
     await world.slow()
     running = asyncio.create_task(world.bad("run", target="shop"))
@@ -54,6 +55,7 @@ async def test_a_store_that_dies_under_a_run_is_named(world):
 
 
 @pytest.mark.campaign
+@pytest.mark.timeout(1200)
 async def test_a_store_that_is_full_is_named_and_takes_the_next_when_there_is_room(world):
     folder = world.s3.folder / "backups"
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", folder], check=True)

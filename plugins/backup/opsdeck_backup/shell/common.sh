@@ -32,10 +32,10 @@ die() {
   exit 1
 }
 
-# The retries of rclone and of its S3 library multiply: these bear a link that is gone for some minutes, and name a
-# store that refuses within one.
+# The retries of rclone and of its S3 library multiply: 64 of them, up to 20 s apart, bear a link that is gone for five
+# minutes, also where the kernel says at once that there is no route.
 store() {
-  "$rclone" --config "$run/rclone.conf" --retries 1 --low-level-retries 4 --contimeout 30s --timeout 2m \
+  "$rclone" --config "$run/rclone.conf" --retries 1 --low-level-retries 8 --contimeout 30s --timeout 2m \
     --log-level ERROR "$@"
 }
 
