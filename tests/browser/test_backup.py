@@ -25,6 +25,7 @@ LOOKS = {
     "wide-dark-zh": {"viewport": WIDE, "color_scheme": "dark", "locale": "zh-CN"},
     "narrow-light-zh": {"viewport": NARROW, "color_scheme": "light", "locale": "zh-CN", "has_touch": True},
 }
+GONE = "20261101T000000Z-0000000a"
 PLACES = ("/p/backup/", "/p/backup/shop", "/p/backup/wiki")
 BROADER = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 
@@ -77,7 +78,12 @@ def kept(console: Any) -> Any:
                 id=f"{stamp(utcnow())}-ffffffff", target="shop", chain=links[-1].planned.chain, kind="incremental",
                 state="failed", started=utcnow(), error="the stream broke: store (1)",
             )  # fmt: skip
-            await session.merge(failed)
+            gone = Item(
+                id=GONE, target="wiki", chain=GONE, kind="full", state="missing", started=utcnow() - timedelta(days=3),
+                error="its data is gone from the store",
+            )  # fmt: skip
+            for item in (failed, gone):
+                await session.merge(item)
             session.add(
                 Proof(
                     target="shop",
@@ -159,6 +165,14 @@ def test_what_is_kept_is_said_with_the_reason_and_a_store_that_is_away_is_named(
         assert link.planned.chain in admin.inner_text("main")
     assert "stays:" in admin.inner_text("main")
     admin.wait_for_selector("#orphans .notice, #orphans [role=alert], #orphans :text('no secret')")
+
+
+def test_what_is_damaged_leads_to_the_action_that_removes_what_is_left(kept: Any, admin: Any) -> None:
+    admin.goto("/p/backup/wiki")
+    assert "its data is gone from the store" in admin.inner_text(f"li:has-text('{GONE}')")
+    admin.get_by_role("link", name="Remove what is left of it").click()
+    admin.wait_for_url("**/actions/backup/clean?*")
+    assert admin.locator("input[name=damaged]").is_checked()
 
 
 def test_an_unknown_target_is_an_honest_404(admin: Any) -> None:

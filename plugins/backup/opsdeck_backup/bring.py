@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from opsdeck_backup.models import Proof
 
 WORK = "/var/lib/opsdeck-backup"
-_ROOM = """mkdir -p "$1" && chmod 711 "$1" || exit 1
-df -Pm "$1" | tail -n 1
+_ROOM = """at=$1
+until [ -d "$at/" ]; do at=${at%/*}; done
+df -Pm "$at/" | tail -n 1
 sed -n 's/^MemAvailable: *//p' /proc/meminfo
 """
+_MAKE = """mkdir -p "$1" && chmod 711 "${1%/*}" "$1\""""
 _REMOVE = """case $1 in /var/lib/opsdeck-backup/?* | */.opsdeck-restore/?*) rm -rf -- "$1" ;; *) exit 1 ;; esac"""
 CHANGED = 65
 """How the part that fetches ends when what it got is not what was sent."""
@@ -62,11 +64,11 @@ async def room(host: HostAccess | Place, work: str = WORK) -> Room:
     return parse_room((await host.run(Script(_ROOM, (work,)), sudo=True, log=False, timeout=30)).stdout)
 
 
-def check_room(host: str, links: Sequence[Manifest], has: Room) -> None:
-    """Raise `Refused` when a chain would not fit."""
+def check_room(host: str, links: Sequence[Manifest], has: Room, work: str = WORK) -> None:
+    """Raise `Refused` when a chain would not fit into `work`."""
     if has.disk < needed(links):
         raise Refused(
-            f"{WORK} has {has.disk} MiB left, and unpacking takes {needed(links)} MiB.",
+            f"{work} has {has.disk} MiB left, and unpacking takes {needed(links)} MiB.",
             host=host,
             hint="make room there, or choose another host",
         )
@@ -116,7 +118,7 @@ def told(links: Sequence[Manifest], proof: Proof, **more: object) -> Receipt:
 async def work_folder(step: Place, name: str, work: str = WORK) -> AsyncIterator[str]:
     """Make a folder for the work, and remove it however that ends."""
     folder = f"{work}/{name}"
-    await step.run(Script('mkdir -p "$1" && chmod 711 "$1"', (folder,)), sudo=True, log=False, timeout=30)
+    await step.run(Script(_MAKE, (folder,)), sudo=True, log=False, timeout=30)
     try:
         yield folder
     finally:

@@ -25,11 +25,19 @@ from opsdeck_backup.models import Proof
 from opsdeck_backup.targets import TargetName
 
 if TYPE_CHECKING:
-    from opsdeck.api import JobRun, PlanRun
+    from opsdeck.api import HostAccess, JobRun, PlanRun
     from opsdeck_backup.engines import Server
     from opsdeck_backup.manifests import Manifest
 
 DATA = "/var/lib/mysql"
+
+
+async def _places(host: HostAccess, data: str, name: str) -> tuple[str, str]:
+    """Give where the work is done and where the old data goes: of a mount of its own, both stay within it."""
+    mounted = (await host.run(("mountpoint", "-q", data), sudo=True, check=False, log=False, timeout=30)).ok
+    if mounted:
+        return f"{data}/.opsdeck-restore", f"{data}/.opsdeck-before-{name}"
+    return bring.WORK, f"{data}.before-{name}"
 
 
 class RestoreParams(BaseModel):
@@ -76,21 +84,22 @@ async def _plan(run: PlanRun, params: RestoreParams) -> Plan:
     links = chains.path_to(holding.chains, params.backup)
     host = run.on(params.onto)
     server = await look.at(host, found.engine)
-    has = await bring.room(host)
-    bring.check_room(params.onto, links, has)
+    data = _folder(params, server)
+    work, aside = await _places(host, data, links[-1].id)
+    has = await bring.room(host, work)
+    bring.check_room(params.onto, links, has, work)
     changes = []
     if not server.program and found.engine.server_packages:
         changes.append(Change(params.onto, Verb.INSTALL, " ".join(found.engine.server_packages)))
     elif "not found" not in server.tool or not server.program:
         bring.check_fits(params.onto, found.engine, links, server)
-    data = params.data or server.data or DATA
     changes.append(
         Change(
             params.onto,
             Verb.UPDATE,
             data,
             f"replaced by {links[-1].id} ({len(links)} parts, {sum(link.result.stored for link in links)} bytes); "
-            f"what is there is kept as {data}.before-{links[-1].id}",
+            f"what is there is kept as {aside}",
         )
     )
     changes.append(Change(params.onto, Verb.RESTART, params.unit or found.engine.unit))
@@ -121,13 +130,14 @@ async def _restore(job: JobRun, params: RestoreParams) -> Receipt:
     ):
         if held:
             job.log(f"held meanwhile: the schedules {', '.join(held)}")
-        bring.check_room(params.onto, links, await bring.room(step))
+        data = _folder(params, await look.at(step, found.engine))
+        work, aside = await _places(step, data, f"{links[-1].id}.{job.id}")
+        bring.check_room(params.onto, links, await bring.room(step, work), work)
         rclone = await look.tools(step, found.engine, links[-1].planned.server, server=True)
         server = await look.at(step, found.engine, rclone=rclone)
         bring.check_fits(params.onto, found.engine, links, server)
-        data = _folder(params, server)
-        room = await bring.room(step)
-        async with bring.work_folder(step, f"{links[-1].id}.{job.id}") as folder:
+        room = await bring.room(step, work)
+        async with bring.work_folder(step, f"{links[-1].id}.{job.id}", work) as folder:
             brought = await bring.bring(
                 step,
                 found.engine,
@@ -141,11 +151,12 @@ async def _restore(job: JobRun, params: RestoreParams) -> Receipt:
             )
             proof.detail = brought.figures(links)
             step.note("putting it in place")
-            aside = f"{data}.before-{links[-1].id}.{job.id}"
-            engine = found.engine
-            words = (brought.folder, data, aside, params.unit or engine.unit, engine.user, engine.client)
-            title = f"stopping {words[3]}, and moving {brought.folder} into {data}"
-            script = Script(look.shell("check", "switch"), (*words, *engine.place(brought.folder, data)), title)
+            engine, unit = found.engine, params.unit or found.engine.unit
+            words = (data, aside, unit, f"{engine.user}:{engine.user}", engine.client)
+            title = f"stopping {unit}, and moving {brought.folder} into {data}"
+            script = Script(
+                look.shell("check", "place", "switch"), (*words, *engine.place(brought.folder, data)), title
+            )
             done = await step.detached("switch", script, sudo=True)
         step.log(f"{params.onto} serves {links[-1].id}; its former data is {aside}", "good")
         step.note("restored")

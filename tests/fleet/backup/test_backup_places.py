@@ -16,6 +16,7 @@ from opsdeck.secrets.sensitive import Sensitive
 
 BOSS = Actor("boss@cli", Role.ADMIN, Door.CLI, stepped_up=True)
 MARIADB = ("mariadb-server", "mariadb-backup", "zstd", "age")
+SHOP = {"remote": "store:backups", "store_secret": "s3", "key_secret": "key"}
 
 
 async def test_a_host_with_too_little_room_is_refused_before_anything_is_done(world, lab):
@@ -116,6 +117,55 @@ async def test_room_that_runs_out_under_a_restore_leaves_the_old_data_serving(wo
     assert small.execute(["ls", "-A", "/var/lib/opsdeck-backup"]).strip() == ""
     await world.good("restore", target="shop", onto="bk-small")
     assert world.sql("SELECT COUNT(*) FROM shop.bulk", host=small) == "120000"
+
+
+@pytest.mark.campaign
+@pytest.mark.parametrize("mounted", [False, True], ids=["a folder", "a mount"])
+async def test_what_does_not_serve_is_taken_back_and_what_serves_leaves_a_mount_its_own(world, mounted):
+    spare = world.spare
+
+    def on_spare(text):
+        spare.execute(["sh", "-ec", text], timeout=120)
+
+    def databases():
+        return world.sql("SHOW DATABASES", host=spare).split()
+
+    if mounted:
+        on_spare("systemctl stop mariadb; cd /var/lib; mv mysql mysql.disk; mkdir mysql; "
+                 "mount -t tmpfs -o size=900m,mode=755 none mysql; cp -a mysql.disk/. mysql/; chown mysql: mysql; "
+                 "mkdir -m 700 mysql/lost+found; systemctl start mariadb")  # fmt: skip
+    try:
+        await world.good("run", target="shop")
+        world.sql("CREATE DATABASE mine", host=spare)
+        # The server is made to refuse what is restored: it insists on a file that only the present data has.
+        picky = '#!/bin/sh\n[ -e /var/lib/mysql/token ] || exit 1\nexec /usr/sbin/mariadbd.real "$@"\n'
+        on_spare("touch /var/lib/mysql/token; mv /usr/sbin/mariadbd /usr/sbin/mariadbd.real")
+        spare.execute(["sh", "-ec", "cat >/usr/sbin/mariadbd; chmod 755 /usr/sbin/mariadbd"], stdin=picky)
+        try:
+            assert "does not start on what was restored" in await world.bad("restore", target="shop", onto="bk-spare")
+            assert "mine" in databases()
+        finally:
+            on_spare("mv /usr/sbin/mariadbd.real /usr/sbin/mariadbd; systemctl restart mariadb; "
+                     "rm -rf /var/lib/mysql.before-*.failed /var/lib/mysql/.opsdeck-before-*.failed")  # fmt: skip
+        assert "mine" in databases()
+        plan = await world.plan("restore", target="shop", onto="bk-spare")
+        kept = "/var/lib/mysql/.opsdeck-before-" if mounted else "/var/lib/mysql.before-"
+        assert any(kept in change.detail for change in plan.changes)
+        told = await world.good("restore", target="shop", onto="bk-spare")
+        assert told["aside"].startswith(kept)
+        on_spare(f"ls -d {told['aside']}/mine")
+        assert not [name for name in databases() if name == "mine" or "opsdeck" in name]
+        orders = "CHECKSUM TABLE shop.orders"
+        assert world.sql(orders, host=spare) == world.sql(orders)
+        if mounted:
+            on_spare("mountpoint -q /var/lib/mysql; test -d /var/lib/mysql/lost+found; systemctl restart mariadb")
+            await world.good("target", **SHOP | {"name": "spare", "host": "bk-spare"})
+            await world.good("run", target="spare")
+            assert (await world.good("drill", target="spare", host="bk-db"))["tables"] > 10
+    finally:
+        if mounted:
+            on_spare("systemctl stop mariadb; cd /var/lib; umount -l mysql; rmdir mysql; mv mysql.disk mysql; "
+                     "systemctl start mariadb")  # fmt: skip
 
 
 @pytest.mark.campaign

@@ -14,7 +14,9 @@ MOVE = 'mv "$1"/* "$2" && echo "completed OK!"'
 
 
 def claim(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["sh", "-c", look.shell("claim"), "sh", *words], capture_output=True, text=True, timeout=30)
+    return subprocess.run(
+        ["sh", "-c", look.shell("place", "claim"), "sh", *words], capture_output=True, text=True, timeout=30
+    )
 
 
 def held(folder) -> dict[str, str]:

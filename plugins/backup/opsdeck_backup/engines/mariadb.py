@@ -65,8 +65,9 @@ class MariaDB:
         return [base, *((*base, f"--incremental-dir={folder}") for folder in folders[1:])]
 
     def place(self, folder: str, data: str) -> tuple[str, ...]:
-        """Give the words that move a prepared copy into an empty data folder."""
-        return (self.tool, "--move-back", f"--target-dir={folder}", f"--datadir={data}")
+        """Give the words that move a prepared copy into a data folder, which may hold what is its mount's own."""
+        words = (self.tool, "--move-back", f"--target-dir={folder}", f"--datadir={data}")
+        return (*words, "--force-non-empty-directories")
 
     def marker(self, version: str) -> bytes:
         """Give the chunk that ends a complete stream: the end of the last file (measured on 10.11.19).

@@ -135,8 +135,9 @@ class XtraBackup:
         return [(*base, spelt.redo_only), *deltas, last]
 
     def place(self, folder: str, data: str) -> tuple[str, ...]:
-        """Give the words that move a prepared copy into an empty data folder."""
-        return (self.tool, "--move-back", f"--target-dir={folder}", f"--datadir={data}")
+        """Give the words that move a prepared copy into a data folder, which may hold what is its mount's own."""
+        words = (self.tool, "--move-back", f"--target-dir={folder}", f"--datadir={data}")
+        return (*words, "--force-non-empty-directories")
 
     def marker(self, version: str) -> bytes:
         """Give the chunk that ends a complete stream: the end of its last file, `xtrabackup_info`."""

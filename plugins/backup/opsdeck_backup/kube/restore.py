@@ -163,7 +163,7 @@ async def _onto_claim(
     """Bring a backup onto the claim and put it in the place of what is there."""
     row, engine = pod.row, found.engine
     has = await bring.room(pod, pod.work)
-    bring.check_room(row.host, links, has)
+    bring.check_room(row.host, links, has, pod.work)
     seen = await look.at(pod, engine)
     look.need_tools(seen, pod.pod)
     bring.check_tool(row.host, engine, links, seen)
@@ -181,9 +181,10 @@ async def _onto_claim(
             tool=seen.tool,
         )
         pod.note("putting it in place")
-        place = (*engine.place(brought.folder, kept.claimed), "--force-non-empty-directories")
-        words = ("place", kept.claimed, aside, f"{kept.uid}:{kept.gid}", *place)
-        await pod.detached("place", Script(look.shell("claim"), words, f"moving {brought.folder} into {kept.claimed}"))
+        words = ("place", kept.claimed, aside, f"{kept.uid}:{kept.gid}", *engine.place(brought.folder, kept.claimed))
+        await pod.detached(
+            "place", Script(look.shell("place", "claim"), words, f"moving {brought.folder} into {kept.claimed}")
+        )
     return brought
 
 
@@ -235,7 +236,7 @@ async def _put_back(step: StepRun, row: Target, image: str, name: str, aside: st
     try:
         async with _holder(step, row, image, name) as pod:
             words = ("back", kept.claimed, aside, f"{kept.uid}:{kept.gid}")
-            await pod.detached("back", Script(look.shell("claim"), words, f"moving {aside} back"))
+            await pod.detached("back", Script(look.shell("place", "claim"), words, f"moving {aside} back"))
     finally:
         await _start(step, row)
 
