@@ -25,7 +25,12 @@ df -Pm "$at/" | tail -n 1
 sed -n 's/^MemAvailable: *//p' /proc/meminfo
 """
 _MAKE = """mkdir -p "$1" && chmod 711 "${1%/*}" "$1\""""
-_REMOVE = """case $1 in /var/lib/opsdeck-backup/?* | */.opsdeck-restore/?*) rm -rf -- "$1" ;; *) exit 1 ;; esac"""
+_REMOVE = """case $1 in
+  /var/lib/opsdeck-backup/?*) rm -rf -- "$1" ;;
+  */.opsdeck-restore/?*) rm -rf -- "$1" && rmdir -- "${1%/*}" ;;
+  *) exit 1 ;;
+esac
+"""
 CHANGED = 65
 """How the part that fetches ends when what it got is not what was sent."""
 SPARE = 1.1
