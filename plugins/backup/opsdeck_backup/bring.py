@@ -24,7 +24,9 @@ until [ -d "$at/" ]; do at=${at%/*}; done
 df -Pm "$at/" | tail -n 1
 sed -n 's/^MemAvailable: *//p' /proc/meminfo
 """
-_MAKE = """mkdir -p "$1" && chmod 711 "${1%/*}" "$1\""""
+_MAKE = """mkdir -p "$1" && chmod 711 "${1%/*}" "$1" || exit 1
+find "${1%/*}" -mindepth 1 -maxdepth 1 -name '2*Z-*.*' -mmin +1500 -exec rm -rf -- {} +
+"""
 _REMOVE = """case $1 in
   /var/lib/opsdeck-backup/?*) rm -rf -- "$1" ;;
   */.opsdeck-restore/?*) rm -rf -- "$1" && rmdir -- "${1%/*}" ;;
@@ -121,9 +123,12 @@ def told(links: Sequence[Manifest], proof: Proof, **more: object) -> Receipt:
 
 @contextlib.asynccontextmanager
 async def work_folder(step: Place, name: str, work: str = WORK) -> AsyncIterator[str]:
-    """Make a folder for the work, and remove it however that ends."""
+    """Make a folder for the work, and remove it however that ends.
+
+    What a console that died left there goes as well once it is older than any job may be (a day).
+    """
     folder = f"{work}/{name}"
-    await step.run(Script(_MAKE, (folder,)), sudo=True, log=False, timeout=30)
+    await step.run(Script(_MAKE, (folder,)), sudo=True, log=False, timeout=300)
     try:
         yield folder
     finally:

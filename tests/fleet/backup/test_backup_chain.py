@@ -12,6 +12,7 @@ async def test_a_full_and_increments_restore_on_another_host(world):
     second = await world.good("run", target="shop")
     assert second["kind"] == "incremental", second
     world.sql("UPDATE shop.orders SET note = 'changed' WHERE id = 7; DELETE FROM shop.orders WHERE id = 8")
+    world.sql("SET NAMES utf8mb4; CREATE TABLE shop.`corrupt 订单 'ü\"``$(id)` (id INT PRIMARY KEY)")
     third = await world.good("run", target="shop")
     assert third["kind"] == "incremental"
     manifests = [json.loads(file.read_text()) for file in world.s3.files("shop/manifests/*.json")]

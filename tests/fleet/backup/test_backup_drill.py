@@ -16,10 +16,15 @@ async def test_each_step_of_the_ladder_can_say_no(world: Any) -> None:
     async def broken() -> bool:
         return "backup:shop:proof" in [one.key for one in await world.deck.incidents.open_now()]
 
+    work, left = "/var/lib/opsdeck-backup", "20260101T000000Z-0000000a"
+    world.db.execute(
+        ["sh", "-ec", f"mkdir -p {work}/{left}.1/0 {work}/{left}.2; touch -d '2 days ago' {work}/{left}.1"]
+    )
     await world.good("run", target="shop")
     await world.good("target", **SHOP, questions=["SELECT COUNT(*) FROM shop.orders", "SELECT 0"])
     assert 'the answer to "SELECT 0" is "0"' in await world.bad("drill", target="shop")
     assert await broken()
+    assert world.db.execute(["ls", work]).split() == [f"{left}.2"], "what a console that died left, and no more"
     await world.good("target", **SHOP, questions=["SELECT * FROM shop.nothing"])
     assert "the question failed" in await world.bad("drill", target="shop")
     await world.good("target", **SHOP, questions=["SELECT COUNT(*) = 1000 FROM shop.orders"])
@@ -40,3 +45,4 @@ async def test_each_step_of_the_ladder_can_say_no(world: Any) -> None:
     await world.good("run", target="shop")
     assert "tables are not sound" in await world.bad("drill", target="shop")
     sql(world.db, "DROP TABLE shop.old")
+    world.db.execute(["rmdir", f"{work}/{left}.2"])

@@ -3,10 +3,11 @@
 check_tables() {
   said=$1
   shift
+  set -- "$@" --default-character-set=utf8mb4 -N -B
   lanes=$(nproc)
   [ "$lanes" -le 4 ] || lanes=4
   rm -f "$said".*
-  "$@" -N -B -r -e "SELECT CONCAT('CHECK TABLE \`', REPLACE(table_schema, '\`', '\`\`'), '\`.\`',
+  "$@" -r -e "SELECT CONCAT('CHECK TABLE \`', REPLACE(table_schema, '\`', '\`\`'), '\`.\`',
       REPLACE(table_name, '\`', '\`\`'), '\`;') FROM information_schema.tables WHERE table_type = 'BASE TABLE'
       AND table_schema NOT IN ('information_schema', 'performance_schema') ORDER BY data_length + index_length DESC" \
     >"$said.all" || { echo "the tables cannot be listed"; return 1; }
@@ -14,7 +15,7 @@ check_tables() {
   running=
   while [ "$lane" -lt "$lanes" ]; do
     awk -v lanes="$lanes" -v lane="$lane" 'NR % lanes == lane' "$said.all" >"$said.$lane"
-    "$@" -N -B <"$said.$lane" >"$said.$lane.out" 2>&1 &
+    "$@" <"$said.$lane" >"$said.$lane.out" 2>&1 &
     running="$running $!"
     lane=$((lane + 1))
   done
@@ -23,7 +24,7 @@ check_tables() {
   cat "$said".*.out >"$said"
   good=$(grep -c '	status	OK$' "$said")
   # Notes of tables that cannot be checked (logs) are no faults.
-  bad=$(grep -iE '	(error|warning)	|corrupt|^error' "$said")
+  bad=$(awk -F '\t' '/^ERROR / || NF > 3 && (tolower($3) ~ /^(error|warning)$/ || tolower($4) ~ /corrupt/)' "$said")
   rm -f "$said".*
   [ -n "$sound" ] && [ -z "$bad" ] && return
   printf '%s\n' "${bad:-$(tail -n 5 "$said")}" | head -n 5

@@ -36,7 +36,7 @@ check_tables "$folder.check" "$client" --no-defaults --socket="$socket" || { ech
 [ "$good" -gt 0 ] || { echo "no table was found" >&2; exit 1; }
 echo "tables $good"
 for question in "$@"; do
-  answer=$(printf '%s\n' "$question" | "$client" --no-defaults --socket="$socket" -N -B 2>&1) || { echo "$answer"; echo "the question failed: $question" >&2; exit 1; }
+  answer=$(printf '%s\n' "$question" | "$client" --no-defaults --socket="$socket" --default-character-set=utf8mb4 -N -B 2>&1) || { echo "$answer"; echo "the question failed: $question" >&2; exit 1; }
   case $answer in '' | 0 | NULL) echo "the answer to \"$question\" is \"$answer\"" >&2; exit 1 ;; esac
   echo "answered $(printf '%s' "$answer" | head -n 1 | cut -c1-100)"
 done
