@@ -55,8 +55,9 @@ PEERS = {
 }
 """Each with its port, and what the command lines of its processes have in them."""
 
-# By hand, with what an edge of ours has: JSON log, compression on offer, CDN-Loop, headers of its own, a unix socket
-# between the two, one request for a missed object, stale answers, revalidation.
+# By hand, with what an edge of ours has: JSON log, compression on offer, CDN-Loop, headers of its own and none that
+# visitors forge, a unix socket between the two, a cache that is dead or frozen passed by, what has Authorization sent
+# past it, an epoch in the keys, one request for a missed object, stale answers, revalidation.
 CADDYFILE = """
 {{
   admin off
@@ -75,17 +76,31 @@ https://{name}:8443 {{
   @static {{
     path /assets/*
     method GET HEAD
+    not header Authorization *
   }}
   route {{
     respond @loop 508
     request_header +CDN-Loop hand
-    reverse_proxy @static unix//run/hand-cache.sock {{
-      transport http {{
-        keepalive_idle_conns_per_host 256
-        compression off
+    request_header -X-Cache
+    handle @static {{
+      vars way static
+      reverse_proxy unix//run/hand-cache.sock {{
+        transport http {{
+          dial_timeout 2s
+          response_header_timeout 50s
+          keepalive_idle_conns_per_host 256
+          compression off
+        }}
       }}
     }}
     reverse_proxy {origin}
+  }}
+  handle_errors {{
+    @kept vars way static
+    route {{
+      reverse_proxy @kept {origin}
+      respond {{err.status_code}}
+    }}
   }}
 }}
 """
@@ -98,10 +113,11 @@ http {{
   upstream origin {{ server {origin}; keepalive 64; }}
   server {{
     listen {listen};
+    set $epoch 1;
     location / {{
       proxy_pass http://origin; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host {name};
-      proxy_set_header Cookie ""; proxy_set_header Accept-Encoding "";
-      proxy_cache c; proxy_cache_key $host$request_uri; proxy_cache_valid 200 1h; proxy_cache_lock on;
+      proxy_set_header Cookie ""; proxy_set_header Accept-Encoding ""; proxy_hide_header X-Cache;
+      proxy_cache c; proxy_cache_key $epoch$host$request_uri; proxy_cache_valid 200 1h; proxy_cache_lock on;
       proxy_cache_revalidate on; proxy_cache_background_update on; proxy_ignore_client_abort on;
       proxy_cache_use_stale error timeout updating http_500 http_502 http_503 http_504;
       proxy_no_cache $http_authorization; proxy_cache_bypass $http_authorization;

@@ -81,12 +81,13 @@ async def _drain(job: JobRun, params: DrainParams) -> Receipt:
     edge = model.edge(params.host)
 
     def serves(other: Edge) -> bool:
-        return other.admitted and not other.drained and not model.rows[other.host].owing
+        row = model.rows[other.host]
+        return other.admitted and not other.drained and not row.owing and row.health != "down"
 
     others = [other for other in model.edges if other.host != edge.host and serves(other)]
     if not params.back and edge.admitted and not others:
         raise Refused(
-            f"{edge.host} is the last edge that serves.", field="host", hint="let another one in first: deploy it"
+            f"beside {edge.host} no edge serves.", field="host", hint="bring another one back, or deploy it, first"
         )
     await book.change_edge(job.db, edge.host, drained=not params.back)
     failed = await naming.announce(job)

@@ -29,6 +29,7 @@ from opsdeck.api import (
     HostName,
     Invalid,
     JobRun,
+    NoParams,
     NotFound,
     OpsDeckError,
     Plan,
@@ -233,13 +234,7 @@ async def _remove_server(run: JobRun, params: ServerName) -> Receipt:
     return {"host": params.host}
 
 
-class NoDnsParams(BaseModel):
-    """Nothing is asked."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-async def _dns(job: JobRun, _params: NoDnsParams) -> Receipt:
+async def _dns(job: JobRun, _params: NoParams) -> Receipt:
     model = await book.load(job.db)
     if not model.servers:
         raise Invalid("there is no name server.", field="host", hint="`opsdeck plugin run cdn nameserver --host HOST`")
@@ -247,7 +242,7 @@ async def _dns(job: JobRun, _params: NoDnsParams) -> Receipt:
     return {"failed": await announce(job), "servers": [row.host for row in model.servers]}
 
 
-async def _plan_dns(run: PlanRun, _params: NoDnsParams) -> Plan:
+async def _plan_dns(run: PlanRun, _params: NoParams) -> Plan:
     model = await book.load(run.db)
     notes = [f"Where visitors are: {LICENCES[model.geoip.name]}"] if model.geoip.sha256 else [
         "Without GeoIP data everyone is given every edge."
@@ -338,7 +333,7 @@ remove_nameserver = Action(
 )  # fmt: skip
 dns = Action(
     "dns", "Bring DNS to the name servers", "Zone and states, checked by gdnsd, then asked from outside.",
-    params=NoDnsParams, targets=Targets.CONSOLE, run=_dns, plan=_plan_dns, touches=_touches, timeout=900.0,
+    params=NoParams, targets=Targets.CONSOLE, run=_dns, plan=_plan_dns, touches=_touches, timeout=900.0,
 )  # fmt: skip
 geoip = Action(
     "geoip", "Update the GeoIP data", "Tell the name servers where addresses are; kept only if they take the data.",

@@ -183,6 +183,10 @@ class Cdn:
         trust = probing.context(self.pebble.visitor_roots)
         return await probing.ask(self.fleet.host(edge).address, name, path, tls=trust, **more)
 
+    def probed(self) -> bool:
+        """Tell whether the prober runs here."""
+        return any((one.service, one.phase) == ("prober", "running") for one in self.deck.services.status())
+
     async def deployed(self) -> None:
         """Have all edges serve what the model says; nothing is done when they do."""
         model = await book.load(self.deck.db)

@@ -59,14 +59,14 @@ async def test_a_drained_edge_leaves_and_comes_back(named: Any, wait_until: Any)
     async def gone() -> bool:
         return await led(cdn, "100.64.3.0/24") in (["cdn-e2"], ["cdn-e1"])
 
-    await wait_until(gone, 5)
+    await wait_until(gone)
     assert (await cdn.get("cdn-e3", "/page")).status == 200
     await cdn.good("drain", host="cdn-e3", back=True)
 
     async def back() -> bool:
         return await led(cdn, "100.64.3.0/24") == ["cdn-e3"]
 
-    await wait_until(back, 5)
+    await wait_until(back)
 
 
 async def test_a_drain_waits_for_visitors_to_leave(named: Any, wait_until: Any) -> None:
@@ -139,11 +139,11 @@ async def test_a_removed_edge_is_named_no_more(named: Any, wait_until: Any) -> N
         async def gone() -> bool:
             return await led(cdn, "100.64.3.0/24") in (["cdn-e1"], ["cdn-e2"])
 
-        await wait_until(gone, 5)
+        await wait_until(gone)
     finally:
         await cdn.good("edge", host="cdn-e3")
         await cdn.good("deploy")
-    await wait_until(lambda: led_to_own(cdn), 5)
+    await wait_until(lambda: led_to_own(cdn))
 
 
 async def led_to_own(cdn: Any) -> bool:

@@ -13,7 +13,7 @@ E1, E2, E3 = EDGES = ("cdn-e1", "cdn-e2", "cdn-e3")
 
 
 @pytest.fixture
-async def watched(cdn: Any, name_servers: tuple[str, ...]) -> AsyncIterator[Any]:
+async def watched(cdn: Any, name_servers: tuple[str, ...], wait_until: Any) -> AsyncIterator[Any]:
     """The site served by all edges, two name servers, and the services running."""
     known = {row.host for row in (await book.load(cdn.deck.db)).servers}
     for name in set(name_servers) - known:
@@ -27,6 +27,7 @@ async def watched(cdn: Any, name_servers: tuple[str, ...]) -> AsyncIterator[Any]
         await cdn.good("dns")
     stop = asyncio.Event()
     work = asyncio.create_task(cdn.deck.jobs.serve(stop))
+    await wait_until(cdn.probed, 60)
     yield cdn
     stop.set()
     await work

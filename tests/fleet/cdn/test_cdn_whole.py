@@ -85,7 +85,7 @@ async def test_bare_hosts_become_a_cdn_that_outlives_an_edge(bare: Any, city_fil
     stop = asyncio.Event()
     work = asyncio.create_task(cdn.deck.services.serve(stop))
     try:
-        await asyncio.sleep(8)
+        await wait_until(cdn.probed, 60)
         cdn.fleet.host("cdn-b3").kill()
         begun = asyncio.get_running_loop().time()
 

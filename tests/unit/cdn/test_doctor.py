@@ -256,8 +256,13 @@ async def test_the_last_edge_that_serves_is_not_drained(deck):
         await book.deployed(deck.db, host, "g", {}, {})
     assert (await do(deck, "drain", host="e1", wait=0))["drained"]
     job = await deck.jobs.run(Submission("cdn", "drain", {"host": "e2"}), BOSS)
-    assert "last edge that serves" in job.error
+    assert "beside e2 no edge serves" in job.error
     assert not (await do(deck, "drain", host="e1", back=True))["drained"]
+    # One that is down would be all that is left to name.
+    await book.change_edge(deck.db, "e1", health="down")
+    job = await deck.jobs.run(Submission("cdn", "drain", {"host": "e2"}), BOSS)
+    assert "beside e2 no edge serves" in job.error
+    assert naming.up(await book.load(deck.db)) == {"e2"}
 
 
 async def test_the_card_of_a_host_and_the_sums_of_a_day(deck):

@@ -169,7 +169,7 @@ def _site(site: Site, setup: Setup, edge: str) -> Node:
         "response": {"set": {"X-Edge": [edge]}},
     }
     encode = {"handler": "encode", "encodings": {"gzip": {}, "zstd": {}}, "prefer": ["zstd", "gzip"]}
-    routes: list[Node] = [route for place, rule in enumerate(site.rules) for route in _rule(site, place, rule)]
+    routes = [_rule(site, place, rule) for place, rule in enumerate(site.rules)]
     routes.append({"handle": [_to_origin(site, mark=True)], "terminal": True})
     return {
         "match": [{"host": list(site.names)}],
@@ -178,8 +178,8 @@ def _site(site: Site, setup: Setup, edge: str) -> Node:
     }
 
 
-def _rule(site: Site, place: int, rule: Rule) -> list[Node]:
-    """Give the routes of a rule. What must not be kept goes to the origin here and not on to a later rule."""
+def _rule(site: Site, place: int, rule: Rule) -> Node:
+    """Give the route of a rule. What must not be kept goes to the origin here and not on to a later rule."""
     match: Node = {"path": list(rule.paths)}
     if rule.host:
         match["host"] = [rule.host]
@@ -187,11 +187,11 @@ def _rule(site: Site, place: int, rule: Rule) -> list[Node]:
     if methods:
         match["method"] = list(methods)
     if not rule.static:
-        return [{"match": [match], "handle": [_to_origin(site, mark=True)], "terminal": True}]
-    past: list[Node] = [match | {"header": {"Authorization": ["*"]}}]
+        return {"match": [match], "handle": [_to_origin(site, mark=True)], "terminal": True}
+    past: list[Node] = [{"header": {"Authorization": ["*"]}}]
     for cookie in rule.cookies:
         pattern = rf"(^|;\s*){re.escape(cookie)}="
-        past.append(match | {"header_regexp": {"Cookie": {"pattern": pattern}}})
+        past.append({"header_regexp": {"Cookie": {"pattern": pattern}}})
     cache = {
         "handler": "reverse_proxy",
         "upstreams": [{"dial": f"unix/{layout.CACHE_SOCKET}"}],
@@ -210,10 +210,8 @@ def _rule(site: Site, place: int, rule: Rule) -> list[Node]:
         },
     }
     kept = [{"handler": "vars", "opsdeck_route": f"static-{site.name}"}, cache]
-    return [
-        {"match": past, "handle": [_to_origin(site, mark=True)], "terminal": True},
-        {"match": [match], "handle": kept, "terminal": True},
-    ]
+    ways = [{"match": past, "handle": [_to_origin(site, mark=True)], "terminal": True}, {"handle": kept}]
+    return {"match": [match], "handle": [{"handler": "subroute", "routes": ways}], "terminal": True}
 
 
 def _pass_through(site: Site) -> Node:

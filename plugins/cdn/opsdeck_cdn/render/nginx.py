@@ -145,7 +145,8 @@ def _server(site: Site, place: int, rule: Rule) -> list[str]:
         f"    include {layout.epoch_file(site.name)};",
         f'    if ({HOST} = "") {{ return 421; }}',
         "    location / {",
-        f"      proxy_pass http://origin{target};",
+        # A URI with variables is worked out for every hit as well.
+        f"      proxy_pass http://origin{'' if rule.query is Policy.ALL and not rule.big else target};",
         "      proxy_http_version 1.1;",
         '      proxy_set_header Connection "";',
         f"      proxy_set_header Host {HOST};",
