@@ -194,6 +194,12 @@ async def test_what_the_office_pushed_becomes_rules_once(visit: Any, tunnel: Any
     ]
 
 
+async def test_an_office_that_pushes_all_the_world_makes_no_rule(visit: Any, tunnel: Any) -> None:
+    await tunnels.change(visit.deck.db, "office", pushed={"route": ["0.0.0.0/0", "::/0"]})
+    with pytest.raises(Invalid, match="the whole internet"):
+        await book.take_over(visit.deck, "office", SYSTEM)
+
+
 async def test_a_device_fetches_its_profile_by_its_token_until_it_is_revoked(visit: Any, tunnel: Any) -> None:
     await book.take_over(visit.deck, "office", SYSTEM)
     await visit.log_in()
