@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -161,6 +162,21 @@ async def test_what_an_attendance_sees_is_not_written_over_what_a_job_did(visit:
     await tunnels.set_state(db, "office", State.RECONNECTING, "it is gone", tunnels.watched)
     assert (await tunnels.find(db, "office")).state == State.RECONNECTING
     await tunnels.set_state(db, "none", State.UP)  # it was removed meanwhile
+
+
+async def test_a_job_keeps_a_tunnel_as_long_as_it_lives(
+    visit: Any, tunnel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnels, "CLAIM_SECONDS", 0.4)
+    db = visit.deck.db
+    async with tunnels.held(db, "office"):
+        first = (await tunnels.find(db, "office")).claimed_until
+        for _ in range(200):
+            await asyncio.sleep(0.05)
+            if (renewed := (await tunnels.find(db, "office")).claimed_until) != first:
+                break
+        assert first < renewed <= utcnow() + timedelta(seconds=0.4)
+    assert (await tunnels.find(db, "office")).claimed_until is None
 
 
 def test_what_does_not_fit_is_left_out_of_a_push() -> None:
