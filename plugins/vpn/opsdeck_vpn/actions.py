@@ -8,7 +8,6 @@ import secrets as random
 from collections.abc import AsyncIterator, Sequence
 
 from pydantic import BaseModel, Field
-from sqlmodel import col, delete
 
 from opsdeck.api import (
     Action,
@@ -24,7 +23,7 @@ from opsdeck.api import (
     Targets,
 )
 from opsdeck_vpn import attend, drivers, proofs, tunnels
-from opsdeck_vpn.models import Otp, Proof, Rule, State, Tunnel
+from opsdeck_vpn.models import Otp, State, Tunnel
 
 NAME = r"[a-z][a-z0-9-]{0,10}"
 
@@ -63,14 +62,11 @@ def _touches(params: TunnelParams, _hosts: Sequence[str]) -> Sequence[str]:
 
 
 @contextlib.asynccontextmanager
-async def _held(run: JobRun, name: str, seconds: float) -> AsyncIterator[Tunnel]:
+async def _held(run: JobRun, name: str) -> AsyncIterator[Tunnel]:
     """Keep the watcher away for the time of a job."""
     tunnel = await tunnels.find(run.db, name)
-    await tunnels.claim(run.db, name, seconds)
-    try:
+    async with tunnels.held(run.db, name):
         yield tunnel
-    finally:
-        await tunnels.change(run.db, name, claimed_until=None)
 
 
 async def _plan_up(run: PlanRun, params: UpParams) -> Plan:
@@ -80,7 +76,7 @@ async def _plan_up(run: PlanRun, params: UpParams) -> Plan:
 
 
 async def _up(run: JobRun, params: UpParams) -> Receipt:
-    async with _held(run, params.tunnel, params.wait + 300) as tunnel, run.step(tunnel.host) as step:
+    async with _held(run, params.tunnel) as tunnel, run.step(tunnel.host) as step:
         keys = await tunnels.open_keys(run, tunnel)
         driver = drivers.of(tunnel.driver)
         changed = await driver.lay(step, keys.gateway)
@@ -146,7 +142,7 @@ def _seen(tunnel: Tunnel) -> Receipt:
 
 
 async def _down(run: JobRun, params: TunnelParams) -> Receipt:
-    async with _held(run, params.tunnel, 300) as tunnel, run.step(tunnel.host) as step:
+    async with _held(run, params.tunnel) as tunnel, run.step(tunnel.host) as step:
         await tunnels.change(run.db, tunnel.name, wanted=False)
         await drivers.of(tunnel.driver).stop(step, tunnel.name)
         await tunnels.set_state(run.db, tunnel.name, State.DOWN, challenge="", local="", latency_ms=None)
@@ -156,17 +152,14 @@ async def _down(run: JobRun, params: TunnelParams) -> Receipt:
 
 
 async def _remove(run: JobRun, params: RemoveParams) -> Receipt:
-    async with _held(run, params.tunnel, 300) as tunnel:
+    async with _held(run, params.tunnel) as tunnel:
         await tunnels.change(run.db, tunnel.name, wanted=False)
         if not params.gone:
             async with run.step(tunnel.host) as step:
                 keys = await tunnels.open_keys(run, tunnel)
                 await drivers.of(tunnel.driver).remove(step, keys.gateway)
                 step.note("removed")
-        async with run.db.write() as session:
-            await session.exec(delete(Rule).where(col(Rule.target) == f"tunnel:{tunnel.name}"))
-            await session.exec(delete(Proof).where(col(Proof.tunnel) == tunnel.name))
-            await session.exec(delete(Tunnel).where(col(Tunnel.name) == tunnel.name))
+        await tunnels.forget(run.db, tunnel.name)
         await run.close_incident(tunnels.incident_of(tunnel.name))
         for name in tunnels.secrets_of(tunnel):
             with contextlib.suppress(NotFound):  # a code was never given
@@ -191,8 +184,14 @@ async def _check(run: JobRun, params: TunnelParams) -> Receipt:
     return {"tunnel": tunnel.name, "milliseconds": good, **{finding.kind: finding.text for finding in found}}
 
 
+def _reached(how: str, host: str, answer: float | str, *, good: bool) -> tuple[str, str]:
+    """Give a line of a leak test and its stream."""
+    found = f"{host} is reached in {answer} ms" if isinstance(answer, float) else answer.removesuffix(".")
+    return f"{how} the tunnel: {found}", "good" if good else "bad"
+
+
 async def _leak_test(run: JobRun, params: TunnelParams) -> Receipt:
-    async with _held(run, params.tunnel, 240) as tunnel, run.step(tunnel.host) as step:
+    async with _held(run, params.tunnel) as tunnel, run.step(tunnel.host) as step:
         if tunnel.state != State.UP:
             raise Invalid(
                 f"the tunnel is {tunnel.state}, so nothing can leak from it.", field="tunnel", hint="bring it up"
@@ -204,13 +203,13 @@ async def _leak_test(run: JobRun, params: TunnelParams) -> Receipt:
         name = f"opsdeck-{random.token_hex(4)}.{(tunnel.pushed.get('domain') or ['invalid'])[0]}"
         async with step.forward(tunnel.port, tunnel.listen) as door:
             before = await proofs.reach(door, password, host, port)
-            step.log(f"with the tunnel: {before}", "good" if isinstance(before, float) else "bad")
+            step.log(*_reached("with", host, before, good=isinstance(before, float)))
             await driver.dialling(step, tunnel.name, False)
             try:
                 leaks = []
                 for target, number in ((host, port), (own, step.host.port), (name, 80)):
                     answer = await proofs.reach(door, password, target, number)
-                    step.log(f"without the tunnel: {target}: {answer}", "bad" if isinstance(answer, float) else "good")
+                    step.log(*_reached("without", target, answer, good=isinstance(answer, str)))
                     leaks += [target] if isinstance(answer, float) else []
                 alive = await step.run(("true",), check=False, log=False)
             finally:

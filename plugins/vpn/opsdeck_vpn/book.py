@@ -79,11 +79,18 @@ async def set_rules(deck: Deck, text: str, actor: Actor) -> tuple[RuleLine, ...]
 
 
 async def take_over(deck: Deck, name: str, actor: Actor) -> tuple[RuleLine, ...]:
-    """Put what an office pushed before the list. Raises `Invalid` when it has pushed nothing yet."""
+    """Put what an office pushed before the list. Raises `Invalid` when it has pushed nothing that makes a rule."""
     row = await tunnels.find(deck.db, name)
     if not row.pushed:
         raise Invalid(f"tunnel {name!r} has pushed nothing yet.", field="tunnel", hint="bring it up first")
-    whole = merged(await rules(deck), pushed(name, row.pushed))
+    new = pushed(name, row.pushed)
+    if not new:
+        raise Invalid(
+            f"{name!r} pushes the whole internet, and no network or name of its own.",
+            field="tunnel",
+            hint="write the networks and names that you mean into the list",
+        )
+    whole = merged(await rules(deck), new)
     return await _put(deck, await tunnels.every(deck.db), whole, actor)
 
 

@@ -59,6 +59,20 @@ def check_seed(text: str) -> None:
         raise Invalid("this is no seed of one-time codes.", field="seed", hint="the base32 text beside the QR code")
 
 
+def check_port(port: int) -> None:
+    """Raise `Invalid` when a number is no port."""
+    if not 0 < port < 65536:
+        raise Invalid(f"{port} is no port.", field="port", hint="1 to 65535")
+
+
+def check_line(secret: Sensitive, name: str) -> None:
+    """Raise `Invalid` for a secret that OpenVPN cannot be told: its management socket takes one line."""
+    if any(ord(char) < 32 for char in secret.reveal()):
+        raise Invalid(
+            f"a {name} may not hold line breaks or control characters.", field=name, hint="check what was given"
+        )
+
+
 def check_probe(text: str) -> None:
     """Raise `Invalid` when a text is no `host:port`."""
     if text and not re.fullmatch(r"(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]{1,253}):[0-9]{1,5}", text):
@@ -103,17 +117,18 @@ async def enrol(deck: Deck, wish: Wish, actor: Actor) -> Tunnel:
         raise Invalid("the server wants a user name and a password.", field="username", hint="give both")
     if profile.locked and not wish.passphrase:
         raise Invalid("the private key has a passphrase.", field="passphrase", hint="give it; it is sealed")
+    for secret, word in ((password, "password"), (wish.passphrase, "passphrase")):
+        check_line(secret, word)
     otp = Otp(wish.otp)
     if profile.challenge and otp is Otp.NONE:
         otp = Otp.ASK
     if otp is Otp.SEED:
         check_seed(wish.seed.reveal())
     await deck.inventory.get(wish.host)
-    rows = await tunnels.every(deck.db)
-    if any(row.name == wish.name for row in rows):
-        raise Conflict(f"there is a tunnel {wish.name!r} already.", field="name", hint="choose another name")
+    rows = [row for row in await tunnels.every(deck.db) if row.name != wish.name]
     used = {row.port for row in rows if row.host == wish.host}
     port = wish.port or next(number for number in range(1080, 9999) if number not in used)
+    check_port(port)
     if port in used:
         raise Conflict(f"port {port} is another tunnel's on {wish.host}.", field="port", hint="choose another")
     controls = {row.management_port for row in rows}
@@ -138,7 +153,6 @@ async def enrol(deck: Deck, wish: Wish, actor: Actor) -> Tunnel:
         management_port=next(number for number in range(17505, 18500) if number not in controls),
         probe=wish.probe,
     )
-    note = f"of the tunnel {wish.name}"
     values = {
         tunnel.config_secret: (Sensitive(profile.text), "vpn-profile"),
         tunnel.socks_secret: (Sensitive(random.token_urlsafe(18)), "text"),
@@ -149,13 +163,28 @@ async def enrol(deck: Deck, wish: Wish, actor: Actor) -> Tunnel:
         values[tunnel.key_secret] = (wish.passphrase, "text")
     if tunnel.seed_secret:
         values[tunnel.seed_secret] = (Sensitive(wish.seed.reveal().replace(" ", "")), "totp-seed")
-    for name, (value, sort) in values.items():
-        await deck.secrets.set(name, value, kind=sort, note=note, actor=actor)
-    async with deck.db.write() as session:
-        session.add(tunnel)
+    await _keep(deck, tunnel, values, actor)
     after = {"host": tunnel.host, "kind": str(tunnel.kind), "remotes": tunnel.remotes, "listen": f"{listen}:{port}"}
     await deck.audit.record(actor, "vpn.tunnel.added", f"tunnel:{tunnel.name}", after=after)
     return await tunnels.find(deck.db, wish.name)
+
+
+async def _keep(deck: Deck, tunnel: Tunnel, secrets: Mapping[str, tuple[Sensitive, str]], actor: Actor) -> None:
+    """Write the row and seal its secrets, or leave nothing of them."""
+    name, sealed = tunnel.name, list[str]()
+    async with deck.db.write() as session:
+        if await session.get(Tunnel, name) is not None:
+            raise Conflict(f"there is a tunnel {name!r} already.", field="name", hint="choose another name")
+        session.add(tunnel)
+    try:
+        for each, (value, kind) in secrets.items():
+            await deck.secrets.set(each, value, kind=kind, note=f"of the tunnel {name}", actor=actor)
+            sealed.append(each)
+    except BaseException:
+        await tunnels.forget(deck.db, name)
+        for each in sealed:
+            await deck.secrets.remove(each, actor)
+        raise
 
 
 async def adjust(
@@ -180,8 +209,7 @@ async def adjust(
     if listen is not None:
         values["listen"] = check_listen(listen)
     if port is not None:
-        if not 0 < port < 65536:
-            raise Invalid(f"{port} is no port.", field="port", hint="1 to 65535")
+        check_port(port)
         if any(
             row.host == tunnel.host and row.port == port and row.name != name for row in await tunnels.every(deck.db)
         ):

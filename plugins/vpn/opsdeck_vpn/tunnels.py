@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import ipaddress
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
 from sqlalchemy import update
-from sqlmodel import col, select
+from sqlmodel import col, delete, select
 
 from opsdeck.api import Invalid, NotFound, Sensitive, utcnow
 from opsdeck_vpn import rules
-from opsdeck_vpn.models import Kind, Otp, Proof, State, Tunnel
+from opsdeck_vpn.models import Kind, Otp, Proof, Rule, State, Tunnel
 from opsdeck_vpn.render.gateway import Gateway
 from opsdeck_vpn.talk import Login, Talk
 
+CLAIM_SECONDS = 40.0
+"""How long a job that is not heard of any more keeps a tunnel."""
 CODE_SECONDS = 45
 """How long a code that a person gave may still be used."""
 
@@ -39,6 +43,14 @@ async def find(db: Any, name: str) -> Tunnel:
     if tunnel is None:
         raise NotFound(f"there is no tunnel {name!r}.", field="tunnel", hint="`opsdeck vpn list` names them")
     return tunnel
+
+
+async def forget(db: Any, name: str) -> None:
+    """Delete a tunnel's row with its rules and proofs."""
+    async with db.write() as session:
+        await session.exec(delete(Rule).where(col(Rule.target) == f"tunnel:{name}"))
+        await session.exec(delete(Proof).where(col(Proof.tunnel) == name))
+        await session.exec(delete(Tunnel).where(col(Tunnel.name) == name))
 
 
 async def every(db: Any) -> list[Tunnel]:
@@ -86,9 +98,26 @@ async def set_state(
         session.add(row)
 
 
-async def claim(db: Any, name: str, seconds: float) -> None:
-    """Keep the watcher away while a job attends the tunnel."""
-    await change(db, name, claimed_until=utcnow() + timedelta(seconds=seconds))
+@contextlib.asynccontextmanager
+async def held(db: Any, name: str) -> AsyncIterator[None]:
+    """Keep the watcher away while a job attends the tunnel; one whose console died is the watcher's again soon."""
+
+    async def claim() -> None:
+        await change(db, name, claimed_until=utcnow() + timedelta(seconds=CLAIM_SECONDS))
+
+    async def renew() -> None:
+        while True:
+            await asyncio.sleep(CLAIM_SECONDS / 4)
+            await claim()
+
+    await claim()
+    renewing = asyncio.create_task(renew())
+    try:
+        yield
+    finally:
+        renewing.cancel()
+        await asyncio.wait([renewing])  # a claim that could not be renewed has run out, and that is all
+        await change(db, name, claimed_until=None)
 
 
 def claimed(tunnel: Tunnel) -> bool:

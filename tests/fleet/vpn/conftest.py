@@ -298,7 +298,7 @@ class Gateway:
         """Give a tunnel's row."""
         return await tunnels.find(self.deck.db, name)
 
-    async def comes(self, name: str, wanted: Callable[[Tunnel], bool], seconds: float = 45) -> Tunnel:
+    async def comes(self, name: str, wanted: Callable[[Tunnel], bool], seconds: float = 60) -> Tunnel:
         """Wait until the row is as wanted."""
         end = time.monotonic() + seconds
         while not wanted(row := await self.row(name)):
@@ -314,7 +314,7 @@ class Gateway:
             assert time.monotonic() < end, "nobody is told"
             await asyncio.sleep(0.2)
 
-    async def curl(self, tunnel: Tunnel, url: str, *words: str, seconds: int = 8) -> str:
+    async def curl(self, tunnel: Tunnel, url: str, *words: str, seconds: int = 15) -> str:
         """Fetch a page on the gateway through the tunnel's SOCKS port; "" when it is not reached."""
         from opsdeck_vpn.render.gateway import SOCKS_USER
 
@@ -323,7 +323,7 @@ class Gateway:
         argv = ["curl", "-s", "--max-time", str(seconds), "--proxy", proxy, *words, url]
         return await asyncio.to_thread(self.host.execute, argv, check=False)
 
-    async def reaches(self, tunnel: Tunnel, seconds: float = 40) -> None:
+    async def reaches(self, tunnel: Tunnel, seconds: float = 90) -> None:
         """Wait until the office's site is reached through the tunnel: a row may be a moment behind."""
         end = time.monotonic() + seconds
         while SITE not in await self.curl(tunnel, "http://intra.corp.test/"):

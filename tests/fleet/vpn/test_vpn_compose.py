@@ -105,7 +105,7 @@ async def test_two_containers_reach_the_office_that_has_docker_s_own_network(off
         assert job.state == "succeeded", await gateway.said(job)
     async with gateway.watching():
         gateway.sh("docker exec opsdeck-vpn-office-dial sh -c 'kill $(cat /run/opsdeck-vpn/office/pid)'")
-        await gateway.comes("office", lambda row: row.state != "up", 20)
+        await gateway.comes("office", lambda row: row.state != "up")
         await gateway.comes("office", lambda row: row.state == "up")
         assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
     assert (await gateway.run("up", "office")).state == "succeeded"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -70,15 +69,13 @@ async def test_a_dead_tunnel_lets_nothing_out_and_heals(office: Office, gateway:
         gateway.sh("systemctl start opsdeck-vpn-office-dial.service")
         await gateway.comes("office", lambda row: row.state == "up")
         gateway.sh("systemctl kill -s KILL opsdeck-vpn-office-dial.service")
-        await gateway.comes("office", lambda row: row.state != "up", 20)
+        await gateway.comes("office", lambda row: row.state != "up")
         await gateway.comes("office", lambda row: row.state == "up")
         assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
-        begun = time.monotonic()
         office.sh("systemctl stop office-vpn; systemctl reset-failed office-vpn 2>/dev/null; true")
-        await gateway.comes("office", lambda row: row.state != "up", 30)
+        await gateway.comes("office", lambda row: row.state != "up")
         office.serve()
-        await gateway.comes("office", lambda row: row.state == "up", 60)
-        print("back after", time.monotonic() - begun)
+        await gateway.comes("office", lambda row: row.state == "up")
         job = await gateway.run("leak_test", "office")
         assert job.state == "succeeded", await gateway.said(job)
         names = "/run/opsdeck-vpn/office/resolv.conf"
@@ -108,7 +105,7 @@ async def test_what_is_taken_down_while_it_is_lost_stays_down(office: Office, ga
     async with gateway.watching():
         await gateway.comes("office", lambda row: row.latency_ms is not None)
         office.close()
-        await gateway.comes("office", lambda row: row.state != "up", 30)
+        await gateway.comes("office", lambda row: row.state != "up")
         for _ in range(3):
             job = await gateway.run("down", "office")
             assert job.state == "succeeded", await gateway.said(job)
@@ -116,14 +113,14 @@ async def test_what_is_taken_down_while_it_is_lost_stays_down(office: Office, ga
             row = await gateway.row("office")
             assert (row.state, row.reason) == ("down", "")
             await tunnels.change(gateway.deck.db, "office", wanted=True)
-            await gateway.comes("office", lambda row: row.state != "down", 30)
+            await gateway.comes("office", lambda row: row.state != "down")
 
 
 @pytest.mark.campaign
 async def test_an_expired_certificate_is_named(office: Office, gateway: Gateway) -> None:
     office.open(days=-1)
     await gateway.take_in("office", office.profile())
-    job = await gateway.run("up", "office", wait=10)
+    job = await gateway.run("up", "office", wait=20)
     assert job.state == "failed"
     assert "certificate has expired" in await gateway.said(job)
 
@@ -265,8 +262,8 @@ async def test_a_server_that_moved_is_found_by_its_name(office: Office, gateway:
         assert (await gateway.run("up", "office")).state == "succeeded"
         move()
         async with gateway.watching():
-            await gateway.comes("office", lambda row: row.state in ("degraded", "reconnecting"), 40)
-            await gateway.comes("office", lambda row: row.state == "up", 60)
+            await gateway.comes("office", lambda row: row.state in ("degraded", "reconnecting"))
+            await gateway.comes("office", lambda row: row.state == "up")
         assert SITE in await gateway.curl(tunnel, "http://intra.corp.test/")
 
 
@@ -282,7 +279,7 @@ async def test_a_wireguard_peer_that_moved_is_found_by_its_name(
         monkeypatch.setattr(attend, "REDIAL_SECONDS", 3)
         async with gateway.watching():
             await gateway.comes("wg", lambda row: row.state == "reconnecting")
-            await gateway.comes("wg", lambda row: row.state == "up", 60)
+            await gateway.comes("wg", lambda row: row.state == "up")
             monkeypatch.undo()
             await gateway.reaches(tunnel)
             await gateway.comes("wg", lambda row: row.state == "up")

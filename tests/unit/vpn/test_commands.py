@@ -35,6 +35,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
         ("ca.pem", "PEM"),
         ("password", "geheim\n"),
         ("key", "lock-and-key\n"),
+        ("bell", "with a \a bell"),
+        ("short", "short"),
     ):
         (tmp_path / name).write_text(text)
     call("init", "--yes")
@@ -74,6 +76,9 @@ def test_a_profile_is_taken_in_and_shown_without_its_secrets(office: Run) -> Non
         (("--password-file", "none"), "none", 3),
         (("--driver", "lxc"), "lxc", 2),
         (("--otp", "seed", "--password-file", "password", "--seed-file", "password"), "no seed", 2),
+        (("--password-file", "bell"), "control characters", 2),
+        (("--password-file", "short"), "fewer than 6", 2),
+        (("--port", "70000", "--password-file", "password"), "70000 is no port", 2),
     ],
 )
 def test_what_cannot_be_taken_in_is_refused(run: Run, words: tuple[str, ...], said: str, code: int) -> None:
@@ -93,6 +98,7 @@ def test_what_cannot_be_taken_in_is_refused(run: Run, words: tuple[str, ...], sa
     )
     assert said in result.output
     assert run("vpn", "list", "--json").output.strip() == "[]"
+    assert "vpn-" not in run("secret", "list").output
 
 
 def test_a_file_that_the_profile_names_must_be_given(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -163,6 +164,21 @@ async def test_what_an_attendance_sees_is_not_written_over_what_a_job_did(visit:
     await tunnels.set_state(db, "none", State.UP)  # it was removed meanwhile
 
 
+async def test_a_job_keeps_a_tunnel_as_long_as_it_lives(
+    visit: Any, tunnel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tunnels, "CLAIM_SECONDS", 0.4)
+    db = visit.deck.db
+    async with tunnels.held(db, "office"):
+        first = (await tunnels.find(db, "office")).claimed_until
+        for _ in range(200):
+            await asyncio.sleep(0.05)
+            if (renewed := (await tunnels.find(db, "office")).claimed_until) != first:
+                break
+        assert first < renewed <= utcnow() + timedelta(seconds=0.4)
+    assert (await tunnels.find(db, "office")).claimed_until is None
+
+
 def test_what_does_not_fit_is_left_out_of_a_push() -> None:
     said = b"""route 10.78.0.0/255.255.0.0
 route 10.78.0.0/255.255.0.0
@@ -192,6 +208,12 @@ async def test_what_the_office_pushed_becomes_rules_once(visit: Any, tunnel: Any
         ("cidr", "10.77.0.1/32", "tunnel:office"),
         ("cidr", "10.78.0.0/16", "reject"),
     ]
+
+
+async def test_an_office_that_pushes_all_the_world_makes_no_rule(visit: Any, tunnel: Any) -> None:
+    await tunnels.change(visit.deck.db, "office", pushed={"route": ["0.0.0.0/0", "::/0"]})
+    with pytest.raises(Invalid, match="the whole internet"):
+        await book.take_over(visit.deck, "office", SYSTEM)
 
 
 async def test_a_device_fetches_its_profile_by_its_token_until_it_is_revoked(visit: Any, tunnel: Any) -> None:

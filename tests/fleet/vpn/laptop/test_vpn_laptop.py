@@ -53,7 +53,7 @@ async def test_a_laptop_reaches_the_intranet_by_name_and_the_rest_directly(
     token = (await book.add_device(gateway.deck, "laptop", SYSTEM)).reveal()
     console = sh("ip route show default").split()[2]
     sock = serve.listen(console, 0)
-    proxied = "curl -s --max-time 6 --proxy http://127.0.0.1:7890"
+    proxied = "curl -s --max-time 20 --proxy http://127.0.0.1:7890"
     try:
         async with serve.console(gateway.deck, sock):
             url = f"http://{console}:{sock.getsockname()[1]}/p/vpn/profile/{token}/{core.file}"
@@ -62,7 +62,7 @@ async def test_a_laptop_reaches_the_intranet_by_name_and_the_rest_directly(
             assert " 200 " in said.splitlines()[0]
             assert "etag:" in said.lower()
         sh(f"systemd-run -q --unit=core {RUN[core]}")
-        for _ in range(40):
+        for _ in range(120):
             if ":7890" in sh("ss -ltn"):
                 break
             await asyncio.sleep(0.25)
