@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import json
 import os
 import resource
@@ -34,6 +35,7 @@ from opsdeck_search_sync.sources.place import Place
 
 from opsdeck.db import Database
 from opsdeck.db.migrate import upgrade
+from opsdeck.jobs.serving import NEWEST
 from opsdeck.plugins import Plugins
 from opsdeck.secrets.sensitive import Sensitive
 from opsdeck.settings import Settings
@@ -510,6 +512,7 @@ def main() -> None:
     parser.add_argument("--only", default="reader,copy,lag,memory,peer")
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    gc.set_threshold(NEWEST)  # as a server has it
     if given.memory:
         return asyncio.run(memory(given.memory, given.megabytes))
     only = set(given.only.split(","))
