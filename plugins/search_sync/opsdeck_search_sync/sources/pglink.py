@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import psycopg
@@ -11,10 +12,12 @@ from psycopg import sql
 from opsdeck.api import Invalid, NotFound, OpsDeckError, Refused, Unavailable
 from opsdeck_search_sync.changes import LogLost
 from opsdeck_search_sync.sources import pgvalues
-from opsdeck_search_sync.sources.place import Place
+from opsdeck_search_sync.sources.place import Place, Tls, tls_hint
 
 QUICK, LONG = 30.0, 600.0
 """Seconds that a question may take, and one that reads a table; then the link is taken for dead."""
+
+SSLMODE = {Tls.PREFER: "prefer", Tls.OFF: "disable", Tls.REQUIRE: "require", Tls.VERIFY: "verify-full"}
 
 Query = str | sql.Composed
 
@@ -30,20 +33,24 @@ class Link:
         """Open a connection, which the caller closes. Raises `Unavailable`."""
         place = self._place
         more: dict[str, Any] = {"replication": "database"} if replication else {}
-        settings: dict[str, Any] = {
-            "host": place.address, "port": place.port, "dbname": place.database, "user": place.user,
-            "password": place.password.reveal() if place.password else None,
-            "connect_timeout": 15, "application_name": f"opsdeck {self._name}", "options": pgvalues.SESSION,
-            "client_encoding": "UTF8", "keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3,
-        } | more  # fmt: skip
-        try:
-            return await psycopg.AsyncConnection.connect(autocommit=True, **settings)
-        except psycopg.OperationalError as fault:
-            what = " (replication)" if replication else ""
-            raise Unavailable(
-                f"the database {place.database} at {place.address}:{place.port} cannot be reached: {first(fault)}",
-                hint=f"check address, user and password, and pg_hba.conf{what}",
-            ) from fault
+        with contextlib.ExitStack() as stack:
+            if place.tls is Tls.VERIFY:
+                more |= {"sslrootcert": stack.enter_context(place.authorities())}
+                more |= {"host": place.name, "hostaddr": place.address} if place.name else {}
+            settings: dict[str, Any] = {
+                "host": place.address, "port": place.port, "dbname": place.database, "user": place.user,
+                "password": place.password.reveal() if place.password else None, "sslmode": SSLMODE[place.tls],
+                "connect_timeout": 15, "application_name": f"opsdeck {self._name}", "options": pgvalues.SESSION,
+                "client_encoding": "UTF8", "keepalives_idle": 20, "keepalives_interval": 10, "keepalives_count": 3,
+            } | more  # fmt: skip
+            try:
+                return await psycopg.AsyncConnection.connect(autocommit=True, **settings)
+            except psycopg.OperationalError as fault:
+                what = " (replication)" if replication else ""
+                raise Unavailable(
+                    f"the database {place.database} at {place.address}:{place.port} cannot be reached: {first(fault)}",
+                    hint=tls_hint(str(fault)) or f"check address, user and password, and pg_hba.conf{what}",
+                ) from fault
 
     async def run(self, query: Query, *given: Any, bound: float | None = None) -> psycopg.AsyncCursor[Any]:
         """Run a statement within a bound: a link that is half open never says so by itself.

@@ -42,7 +42,10 @@ async def findings(
                     " sync's own limit guards it while OpsDeck runs).", False,
                     "ALTER SYSTEM SET max_slot_wal_keep_size = '10GB'; SELECT pg_reload_conf();")
         )  # fmt: skip
-    ((may,),) = await link.ask("SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user")
+    ((may,),) = await link.ask(
+        "SELECT rolreplication OR rolsuper OR EXISTS (SELECT FROM pg_roles g WHERE g.rolname = 'rds_replication'"
+        " AND pg_has_role(g.oid, 'MEMBER')) FROM pg_roles WHERE rolname = current_user"
+    )  # a provider that gives nobody the attribute gives this role
     if not may:
         found.append(
             Finding("the user may not replicate.", True,
