@@ -26,6 +26,8 @@ class Wish:
     via: str = ""
     """The host from which the file's addresses are meant; "" when they are meant from the console."""
     hooks: Mapping[str, str] = field(default_factory=dict)
+    ca: str = ""
+    """Certificate of the authority that the database's is checked against, as PEM."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def plan(wish: Wish) -> Brought:
             hooks.check_name(name)
         except ValueError as fault:
             raise Invalid(f"{plugin}: {fault}.", field="hook", hint="--hook module.Class=name") from fault
-    seed = seedfile.read(wish.text, wish.hooks)
+    seed = seedfile.read(wish.text, wish.hooks, wish.ca)
     return Brought(seed, wish.source or seedfile.plain(str(seed.source["database"])), wish.instance, wish.via)
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from opsdeck.api import OpsDeckError
 
@@ -23,16 +23,16 @@ class Unchanged(Enum):
 UNCHANGED = Unchanged.UNCHANGED
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
-    """A row as it is now. `before` is the old row, or its key alone, where the key may have changed."""
+class Put(NamedTuple):
+    """A row as it is now. `before` is the old row, or its key alone, where the key may have changed; with `partial`
+    some values of `row` are `UNCHANGED`."""
 
     row: Row
     before: Row | None = None
+    partial: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Removed:
+class Removed(NamedTuple):
     """A row that is gone; at least its key."""
 
     row: Row

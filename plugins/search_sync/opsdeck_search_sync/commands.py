@@ -101,13 +101,14 @@ def _text(path: str) -> str:
     except OSError as fault:
         raise NotFound(f"{path} cannot be read: {fault.strerror}.", file=path, hint="check the path") from fault
     except UnicodeDecodeError as fault:
-        raise Invalid(f"{path} is not text in UTF-8.", file=path, hint="give meilisync's config.yml") from fault
+        raise Invalid(f"{path} is not text in UTF-8.", file=path, hint="give the file that is asked for") from fault
 
 
 def _import_options(command: Any) -> Any:
     for option in (
         click.option("--hook", "hooks", multiple=True, metavar="MODULE.CLASS=NAME", help="The hook for a plugin."),
         click.option("--via", default="", metavar="HOST", help="The host from which the file's addresses are meant."),
+        click.option("--tls-ca", default="", metavar="FILE", help="Check the database's certificate against this one."),
         click.option("--meilisearch", "instance", default="search", help="Name for the Meilisearch."),
         click.option("--source", default="", help="Name for the database; its own name unless said."),
     ):
@@ -119,7 +120,8 @@ def _wish(file: str, given: dict[str, Any]) -> Wish:
     from opsdeck_search_sync.bringing import Wish
 
     hooks = dict(pair.partition("=")[::2] for pair in given["hooks"])
-    return Wish(_text(file), given["source"], given["instance"], given["via"], hooks)
+    ca = _text(given["tls_ca"]) if given["tls_ca"] else ""
+    return Wish(_text(file), given["source"], given["instance"], given["via"], hooks, ca)
 
 
 @search_sync.command("import")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -12,6 +13,7 @@ from opsdeck.api import (
     Conflict,
     HostName,
     JobRun,
+    Multiline,
     NotFound,
     Receipt,
     Refused,
@@ -19,6 +21,7 @@ from opsdeck.api import (
 )
 from opsdeck_search_sync import reaching
 from opsdeck_search_sync.models import Instance, Source, Sync
+from opsdeck_search_sync.sources.place import Tls
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$", description="Small letters, digits and _")]
 
@@ -34,6 +37,33 @@ class SourceIn(BaseModel):
     database: str = Field(min_length=1, max_length=128)
     user: str = Field("", max_length=128, description="A MongoDB without logins has none")
     secret: SecretName = Field("", description="Holds the password; empty for none")
+    tls: Tls = Field(
+        Tls.PREFER, title="TLS", description="Verify checks the certificate; prefer encrypts where it is offered"
+    )
+    tls_ca: Multiline = Field(
+        "",
+        title="TLS authority",
+        max_length=100_000,
+        description="Certificate of the authority (PEM); empty: those that browsers trust",
+    )
+
+    @field_validator("tls_ca")
+    @classmethod
+    def _certificates(cls, text: str) -> str:
+        try:
+            if text.strip():
+                ssl.create_default_context(cadata=text)
+        except (ssl.SSLError, ValueError) as fault:
+            raise ValueError("give certificates as PEM, from -----BEGIN CERTIFICATE----- on") from fault
+        return text.strip() and text.strip() + "\n"
+
+    @model_validator(mode="after")
+    def _certain(self) -> SourceIn:
+        if self.tls_ca and self.tls is not Tls.VERIFY:
+            raise ValueError("tls_ca: is looked at with tls = verify alone")
+        if self.tls is Tls.VERIFY and self.kind == "mongodb" and self.host:
+            raise ValueError("tls: a MongoDB's certificate cannot be checked through a host; take require")
+        return self
 
     @model_validator(mode="after")
     def _someone(self) -> SourceIn:

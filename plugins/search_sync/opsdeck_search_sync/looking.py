@@ -19,6 +19,7 @@ from opsdeck_search_sync.meilisearch import Meilisearch
 from opsdeck_search_sync.models import Source
 from opsdeck_search_sync.pipeline import Id, Verb
 from opsdeck_search_sync.rules import MappingRules
+from opsdeck_search_sync.sources.place import Tls, local
 
 SETTLE = (0.5, 1.0, 2.0, 4.0)
 """Seconds between looks at what differed: a change may be on its way."""
@@ -60,11 +61,19 @@ async def opened(
 async def look(way: reaching.Way, home: Path, source: Source, table: str, rules: MappingRules) -> Look:
     """Look at a table with a mapping; what stops a sync is looked at before any row."""
     async with opened(way, home, source, table, rules) as (reader, mapper):
-        findings = await reader.preflight()
+        findings = (*on_the_way(source), *await reader.preflight())
         rows = [] if any(finding.stop for finding in findings) else await reader.sample(5)
         ops = await hooks.bounded(lambda: [mapper.op(row) for row in rows])
         held = [{"!": op.why} for op in ops if op.verb is Verb.HOLD]
         return Look(findings, tuple([*held, *(op.body for op in ops if op.verb is Verb.REPLACE)]))
+
+
+def on_the_way(source: Source) -> tuple[Finding, ...]:
+    """Tell when others may read and change what goes between a source and whoever reaches it."""
+    if local(source.address) or source.tls in {Tls.REQUIRE, Tls.VERIFY}:
+        return ()
+    text = f"who is on the way to {source.address} may read and change rows: its certificate is not checked."
+    return (Finding(text, False, "save the source with tls = verify"),)
 
 
 class CheckIn(OneSync):

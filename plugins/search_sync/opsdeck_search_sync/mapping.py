@@ -65,6 +65,8 @@ class Mapper:
         casts = any(how is not None for _column, _name, how in self.rules)
         self._plain = None if more or casts else tuple((column, name) for column, name, _cast in self.rules)
         """Columns with their fields, where a document is these and its id and nothing else."""
+        self._alike = self._plain is not None and {(name, name) for name in named} == set(self._plain)
+        """Whether that is the row as it is."""
 
     @property
     def frozen(self) -> MappingRules:
@@ -147,13 +149,13 @@ class Mapper:
     def operations(self, changes: Iterable[Change]) -> Iterable[tuple[Id, Op] | Emptied]:
         """Turn changes into what becomes of documents, in order. Raises `Refused` where a value is needed that the
         source left out."""
-        plain, id_name = self._plain, self.mapping.id
+        plain, alike, id_name = self._plain, self._alike, self.mapping.id
         for change in changes:
-            if plain is not None and isinstance(change, Put) and UNCHANGED not in change.row.values():
+            if plain is not None and isinstance(change, Put) and not change.partial:
                 row, id_ = change.row, self.id_of(change.row)
                 if change.before is not None and (old := self.id_of(change.before)) != id_:
                     yield old, Op(Verb.DELETE)
-                made: dict[str, Any] = {name: row[column] for column, name in plain}
+                made: dict[str, Any] = dict(row) if alike else {name: row[column] for column, name in plain}
                 made[id_name] = id_
                 yield id_, Op(Verb.REPLACE, made)
             elif isinstance(change, Emptied):
@@ -167,7 +169,9 @@ class Mapper:
         id_ = self.id_of(change.row)
         if change.before is not None and (old := self.id_of(change.before)) != id_:
             yield old, Op(Verb.DELETE)
-        missing = {column for column in self.needed or () if change.row[column] is UNCHANGED}
+        missing: set[str] = set()
+        if change.partial:
+            missing = {column for column in self.needed or () if change.row[column] is UNCHANGED}
         if not missing:
             yield id_, self.op(change.row)
             return

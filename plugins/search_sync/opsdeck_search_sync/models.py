@@ -58,6 +58,8 @@ class Source(Table, table=True):
     database: str
     user: str
     secret: str = ""
+    tls: str = Field("prefer", sa_column_kwargs={"server_default": "prefer"})
+    tls_ca: str = Field("", sa_column_kwargs={"server_default": ""})
     """Name of the secret with the password; "" for none."""
     identity: str = ""
     """What the server said it is when it was first looked at; another answer later stops the syncs."""

@@ -10,7 +10,7 @@ import asyncio
 import json
 import random
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,6 +27,9 @@ from opsdeck_search_sync.doubts import LOOK, Doubts
 from opsdeck_search_sync.meilisearch import Meilisearch, Problem, Rejected, Unanswered
 
 M = TypeVar("M")
+
+ASK_EVERY = 0.25
+"""Seconds after which tasks are asked for though there is more to send: each question waits for Meilisearch."""
 
 Id = int | str
 
@@ -118,6 +121,7 @@ class Pipeline(Generic[M]):
         self._still = asyncio.Event()
         self._still.set()
         self._pause = self._limits.poll
+        self._looked = 0.0
         self._broken: BaseException | None = None
         self._counts = Counts()
         self._buried: set[Id] = set()
@@ -147,8 +151,10 @@ class Pipeline(Generic[M]):
             if not self._window and not self._since:
                 self._since = time.monotonic()
             some = ops[first : first + most]
+            window = self._window
             for id_, op in some:
-                self._window[id_] = coalesced(self._window.pop(id_, None), op)
+                old = window.pop(id_, None)
+                window[id_] = op if old is None else coalesced(old, op)
             self._bytes += bytes_ * len(some) // max(1, len(ops))
             if mark is not None and first + most >= len(ops):
                 self._mark = mark
@@ -202,7 +208,7 @@ class Pipeline(Generic[M]):
                 self._news.clear()
                 if self._ready():
                     await self._send(self._seal())
-                if self._flights:
+                if self._flights and (not self._ready() or time.monotonic() - self._looked >= ASK_EVERY):
                     await self._look()
                 if (late := await self._patiently(self._doubts.look)) is not None:
                     raise Unavailable(
@@ -264,8 +270,9 @@ class Pipeline(Generic[M]):
         """Send operations on documents that are all different, so that the order of the tasks is free."""
         tasks = []
         for verb, merge in ((Verb.REPLACE, False), (Verb.MERGE, True)):
-            lines = [encoded(op.body) for op in ops.values() if op.verb is verb]
-            if lines:
+            bodies = [op.body for op in ops.values() if op.verb is verb]
+            if bodies:
+                lines = encoded(bodies)
                 tasks.append(await self._marked(partial(self._client.documents, self._index, lines, merge=merge)))
         gone = [id_ for id_, op in ops.items() if op.verb is Verb.DELETE]
         if gone:
@@ -285,6 +292,7 @@ class Pipeline(Generic[M]):
 
     async def _look(self) -> None:
         """Ask for the tasks in flight; take what succeeded off the front; send again from the first that failed."""
+        self._looked = time.monotonic()
         known = await self._patiently(
             lambda: self._client.tasks([uid for batch in self._flights for uid in batch.tasks if uid >= 0])
         )
@@ -377,20 +385,18 @@ class Pipeline(Generic[M]):
             pause = min(self._limits.retry_most, pause * 2)
 
     async def _succeeded(self, batch: _Batch[M]) -> None:
-        verbs = Counter(op.verb for op in batch.ops.values())
-        if verbs[Verb.HOLD]:
-            for id_, op in batch.ops.items():
-                if op.verb is Verb.HOLD:
-                    self._counts.dead += 1
-                    self._buried.add(id_)
-                    await self._on_dead(id_, op, Problem("hook_failed", "invalid_request", op.why))
+        for id_, op in batch.ops.items():
+            if op.verb is Verb.HOLD:
+                self._counts.dead += 1
+                self._buried.add(id_)
+                await self._on_dead(id_, op, Problem("hook_failed", "invalid_request", op.why))
         good = batch.ops
         if self._buried:
             good = {id_: op for id_, op in batch.ops.items() if id_ not in self._buried}
-            verbs = Counter(op.verb for op in good.values())
             self._buried.clear()
-        self._counts.removed += verbs[Verb.DELETE]
-        self._counts.written += len(good) - verbs[Verb.DELETE]
+        removed = sum(op.verb is Verb.DELETE for op in good.values())
+        self._counts.removed += removed
+        self._counts.written += len(good) - removed
         if batch.committed is not None:
             self._counts.lag = max(0.0, (utcnow() - batch.committed).total_seconds())
         if self._on_good is not None and good:
@@ -404,12 +410,14 @@ class Pipeline(Generic[M]):
 _ENCODER = msgspec.json.Encoder()
 
 
-def encoded(body: dict[str, Json]) -> bytes:
-    """Write a document as JSON. What JSON has no words for in UTF-8 is written escaped, for Meilisearch to refuse."""
+def encoded(bodies: Sequence[dict[str, Json]]) -> list[bytes]:
+    """Write documents as JSON. What JSON has no words for in UTF-8 is written escaped, for Meilisearch to refuse."""
     try:
-        return _ENCODER.encode(body)
+        return [_ENCODER.encode(body) for body in bodies]
     except (TypeError, ValueError, OverflowError):
-        return json.dumps(body, default=str).encode()
+        if len(bodies) > 1:
+            return [line for body in bodies for line in encoded([body])]
+        return [json.dumps(bodies[0], default=str).encode()]
 
 
 def coalesced(old: Op | None, new: Op) -> Op:

@@ -7,18 +7,18 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from opsdeck.api import HostAccess, Invalid, JobRun, PlanRun, Sensitive
+from opsdeck.api import HostAccess, Invalid, JobRun, PlanRun, Sensitive, ServiceRun
 from opsdeck_search_sync.changes import Reader
 from opsdeck_search_sync.meilisearch import Meilisearch
 from opsdeck_search_sync.models import Instance, Source
-from opsdeck_search_sync.sources.place import Place
+from opsdeck_search_sync.sources.place import Place, Tls
 
 PORTS = {"postgres": 5432, "mariadb": 3306, "mysql": 3306, "mongodb": 27017}
 """The kinds of sources, with the port that each has as a rule."""
 
 
 class Way(Protocol):
-    """What opens hosts and secrets: a service's run, or a job's through `JobWay`."""
+    """What opens hosts and secrets, for a service, a job or a plan."""
 
     def on(self, host: str) -> AbstractAsyncContextManager[HostAccess]:
         """Reach a host."""
@@ -60,12 +60,28 @@ class PlanWay:
         return await self._run.secret(name)
 
 
+class ServiceWay:
+    """A service's way to hosts and secrets: each start takes the passwords that hold now."""
+
+    def __init__(self, run: ServiceRun) -> None:
+        self._run = run
+
+    def on(self, host: str) -> AbstractAsyncContextManager[HostAccess]:
+        """Reach a host."""
+        return self._run.on(host)
+
+    async def secret(self, name: str) -> Sensitive:
+        """Open a secret anew."""
+        return await self._run.secret(name, fresh=True)
+
+
 @asynccontextmanager
 async def reached(way: Way, source: Source) -> AsyncIterator[Place]:
     """Give where a source can be reached from here, for a while."""
     password = await way.secret(source.secret) if source.secret else None
     async with _port(way, source.host, source.address, source.port) as (address, port):
-        yield Place(address, port, source.database, source.user, password)
+        name = source.address if source.host else ""
+        yield Place(address, port, source.database, source.user, password, Tls(source.tls), name, source.tls_ca)
 
 
 @asynccontextmanager

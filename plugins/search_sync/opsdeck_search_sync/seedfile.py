@@ -27,6 +27,7 @@ _HARMLESS = frozenset(
      "keepalives_idle", "keepalives_interval", "keepalives_count", "appname", "serverselectiontimeoutms",
      "connecttimeoutms", "sockettimeoutms", "maxpoolsize", "directconnection", "replicaset"}
 )  # fmt: skip
+_TLS = frozenset({"ssl", "sslmode", "sslrootcert", "sslcert", "sslkey", "tls", "tlscafile"})
 _SAME: dict[str, dict[str, str]] = {
     "mysql": {"host": "address", "port": "port", "user": "user", "password": "password", "database": "database",
               "db": "database", "passwd": "password"},
@@ -105,15 +106,16 @@ class _Told:
                 self.refused(f"{before}{name}", f"meilisync knows no such field{hint}")
 
 
-def read(text: str, hooks: Mapping[str, str] | None = None) -> Seed:
-    """Read a file. `hooks` names the hook that stands for each plugin. Raises `Invalid` for what is no such file."""
+def read(text: str, hooks: Mapping[str, str] | None = None, ca: str = "") -> Seed:
+    """Read a file. `hooks` names the hook that stands for each plugin, `ca` is the certificate of the authority that
+    the database's is checked against. Raises `Invalid` for what is no such file."""
     given = _loaded(text)
     told = _Told()
     told.unknown(given, _TOP)
     for name, why in _LEFT_OUT.items():
         if name in given:
             told.left(name, why)
-    kind, source, password = _source(_mapping(given, "source"), told)
+    kind, source, password = _source(_mapping(given, "source"), ca, told)
     instance, key = _instance(_mapping(given, "meilisearch"), told)
     everywhere = _hooks(given.get("plugins"), "plugins", hooks or {}, told)
     rows = given.get("sync")
@@ -145,12 +147,29 @@ def _mapping(given: Mapping[str, Any], name: str) -> dict[str, Any]:
     return {str(key): value for key, value in found.items()}
 
 
-def _source(given: dict[str, Any], told: _Told) -> tuple[str, dict[str, Any], Sensitive | None]:
+def _tls(place: str, value: Any, made: dict[str, Any], told: _Told) -> None:
+    """Take over how the link is kept; a file with an authority's certificate is given anew, by `--tls-ca`."""
+    name, word = place.rpartition(".")[2].lower(), str(value).lower()
+    asked = {"disable": "off", "allow": "prefer", "prefer": "prefer", "require": "require", "true": "verify"}
+    if name in {"sslcert", "sslkey"}:
+        told.refused(place, "logging in by a certificate is not known here; give the user a password")
+    elif made.get("tls_ca"):
+        told.taken(place, "the certificate is checked against --tls-ca")
+    elif name in {"sslmode", "ssl", "tls"} and word in asked:
+        made["tls"] = asked[word]
+        told.taken(place, f"tls = {asked[word]}")
+    else:
+        told.refused(place, "name the file with the authority's certificate by --tls-ca; then it is checked")
+
+
+def _source(given: dict[str, Any], ca: str, told: _Told) -> tuple[str, dict[str, Any], Sensitive | None]:
     kind = str(given.pop("type", ""))
     if kind not in KINDS:
         raise Invalid(f"source.type is {kind!r}.", field="source.type", hint=f"one of {', '.join(KINDS)}")
     told.taken("source.type", kind)
     made: dict[str, Any] = {"address": "127.0.0.1", "port": _PORTS[kind], "user": "", "database": ""}
+    if ca:
+        made |= {"tls": "verify", "tls_ca": ca}
     password = None
     for name, value in given.items():
         place, same = f"source.{name}", _SAME[kind].get(name)
@@ -167,12 +186,10 @@ def _source(given: dict[str, Any], told: _Told) -> tuple[str, dict[str, Any], Se
             told.taken(place, made[same])
         elif name == "server_id" and kind == "mysql":
             told.left(place, "each sync reads under a number of its own; two readers under one end each other")
-        elif name == "sslmode" and str(value) in {"disable", "allow", "prefer"}:
-            told.left(place, "encrypted where the server offers it")
+        elif name.lower() in _TLS:
+            _tls(place, value, made, told)
         elif name.lower() in _HARMLESS:
             told.left(place, "OpsDeck sets its own")
-        elif name.lower() in {"ssl", "sslmode", "sslrootcert", "sslcert", "sslkey", "tls", "tlscafile"}:
-            told.refused(place, "no certificate is checked here; reach the database through its host (--via)")
         else:
             known = tuple({*_SAME[kind], "server_id"} if kind == "mysql" else _SAME[kind])
             near = difflib.get_close_matches(name, known, 1, 0.6)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from opsdeck.api import Conflict, Invalid, NotFound, OpsDeckError, Refused, Service, utcnow
 from opsdeck_search_sync import hooks, ledger, reaching
@@ -63,15 +63,17 @@ class Stream:
         return Mapper(rules, await self._control.columns()).needed
 
     async def work(self) -> None:
-        """Do what the rows say until cancelled, or until the sync is to go. Raises what starting again may mend."""
+        """Do what the rows say until cancelled, until the sync is to go, or until the ways to its ends must be taken
+        anew: since they were saved otherwise, or since a person mended what was wrong. Raises what starting again may
+        mend."""
+        ends = _ends(self._whole)
         try:
             await self._same_server()
             while True:
                 self._whole = await ledger.whole(self._db, self._name)
-                if self._whole.sync.wanted == Wanted.GONE:
+                mended = self._held and not self._whole.sync.problem
+                if self._whole.sync.wanted == Wanted.GONE or mended or _ends(self._whole) != ends:
                     return
-                if not self._whole.sync.problem and self._held:
-                    self._held.clear()
                 await self._arrange()
                 await self._look_after()
                 await self._wait()
@@ -307,19 +309,26 @@ class Stream:
         await ledger.forget_sync(self._db, self._name)
 
 
+def _ends(whole: Whole) -> tuple[Any, ...]:
+    return whole.source.model_dump(exclude={"identity"}), whole.instance.model_dump()
+
+
 async def run_stream(run: ServiceRun) -> None:
     """Be the service of one sync."""
-    try:
-        whole = await ledger.whole(run.db, run.key)
-    except NotFound:
-        return
-    async with AsyncExitStack() as stack:
-        place = await stack.enter_async_context(reaching.reached(run, whole.source))
-        client = await stack.enter_async_context(reaching.meilisearch(run, whole.instance))
-        stream = Stream(run, client, place, whole)
-        if whole.sync.wanted != Wanted.GONE:
-            await stream.work()
-        await stream.gone()
+    while True:
+        try:
+            whole = await ledger.whole(run.db, run.key)
+        except NotFound:
+            return
+        async with AsyncExitStack() as stack:
+            way = reaching.ServiceWay(run)
+            place = await stack.enter_async_context(reaching.reached(way, whole.source))
+            client = await stack.enter_async_context(reaching.meilisearch(way, whole.instance))
+            stream = Stream(run, client, place, whole)
+            if whole.sync.wanted != Wanted.GONE:
+                await stream.work()
+            else:
+                await stream.gone()
 
 
 async def instances(run: ServiceRun) -> Sequence[str]:

@@ -109,15 +109,19 @@ class Bench:
         assert job.state == "failed", job.receipt
         return str(job.error)
 
+    async def keep(self, name: str, password: str) -> None:
+        """Keep a password as a secret."""
+        await self.deck.secrets.set(name, Sensitive(password), kind="password", actor=ADMIN)
+
     async def define(self, name: str = "items", table: str = "item", mapping: Any = "", **more: Any) -> dict[str, Any]:
         """Save the source, the Meilisearch and a sync."""
         login = {"user": "postgres"} if self.shop.kind == "postgres" else {}
         if self.shop.kind in {"mariadb", "mysql"}:
-            await self.deck.secrets.set("db", Sensitive("s3cret"), kind="password", actor=ADMIN)
+            await self.keep("db", "s3cret")
             login = {"user": "sync", "secret": "db"}
         server = self.shop.server
         if self.shop.kind == "mongodb" and server.user:
-            await self.deck.secrets.set("db", Sensitive(server.password), kind="password", actor=ADMIN)
+            await self.keep("db", server.password)
             login = {"user": server.user, "secret": "db"}
         await self.act(
             "save_source", name="shop", kind=self.shop.kind, address=getattr(server, "address", "127.0.0.1"),

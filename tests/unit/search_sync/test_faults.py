@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from opsdeck_search_sync import lane, ledger, stream, watching
 from opsdeck_search_sync.models import Reading
-from opsdeck_search_sync.sources import binlog, mysql, postgres
+from opsdeck_search_sync.sources import binlog, mysql, pglink, pgstream
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -149,7 +149,7 @@ async def test_links_that_are_cut_cost_no_row(bench: Any, proxy: Proxy) -> None:
 async def test_a_link_that_is_half_open_is_noticed_told_and_left(bench: Any, proxy: Proxy, monkeypatch: Any) -> None:
     monkeypatch.setattr(stream, "READING", 0.3)
     monkeypatch.setattr(watching, "GRACE", 0.5)
-    for module in (postgres, binlog):
+    for module in (pgstream, binlog):
         monkeypatch.setattr(module, "SILENCE", 4.0)
     monkeypatch.setattr(binlog, "HEARTBEAT", 1.0)
     await follows(bench, proxy.port, alarm_seconds=1)
@@ -162,7 +162,7 @@ async def test_a_link_that_is_half_open_is_noticed_told_and_left(bench: Any, pro
 
 @pytest.mark.campaign
 async def test_when_every_link_is_half_open_each_wait_ends(bench: Any, proxy: Proxy, monkeypatch: Any) -> None:
-    for module, name in ((postgres, "QUICK"), (mysql, "QUICK"), (postgres, "SILENCE"), (binlog, "SILENCE")):
+    for module, name in ((pglink, "QUICK"), (mysql, "QUICK"), (pgstream, "SILENCE"), (binlog, "SILENCE")):
         monkeypatch.setattr(module, name, 2.0)
     monkeypatch.setattr(binlog, "HEARTBEAT", 0.5)
     await follows(bench, proxy.port)

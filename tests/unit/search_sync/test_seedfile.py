@@ -93,7 +93,8 @@ def test_postgres_and_mongo() -> None:
         ("plugins", ["my.Plugin"], "plugins[0]", "write it as a hook"),
         ("sync", [{"table": "a", "index": "x"}, {"table": "b", "index": "x"}], "sync[1].index", "writes to 'x'"),
         ("source.passwrd", "x", "source.passwrd", "did you mean passw"),
-        ("source.ssl", {"ca": "/x"}, "source.ssl", "no certificate is checked"),
+        ("source.ssl", {"ca": "/x"}, "source.ssl", "--tls-ca"),
+        ("source.sslkey", "/x", "source.sslkey", "by a certificate"),
         ("source.unix_socket", "/run/x", "source.unix_socket", "not known"),
         ("source.host", "mongodb://a,b/", "source.host", "one by one"),
         ("source.user", "", "source.user", "missing"),
@@ -131,6 +132,16 @@ def test_what_is_no_such_file_is_refused_with_its_place(text: str, field: str) -
     with pytest.raises(Invalid) as caught:
         seedfile.read(text)
     assert caught.value.field == field and caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "ca", "tls"),
+    [("sslmode", "disable", "", "off"), ("sslmode", "require", "", "require"), ("ssl", True, "", "verify"),
+     ("sslmode", "verify-full", "PEM", "verify"), ("sslrootcert", "/x", "PEM", "verify")],
+)  # fmt: skip
+def test_how_the_link_is_kept_is_taken_over(name: str, value: Any, ca: str, tls: str) -> None:
+    seed = seedfile.read(with_(f"source.{name}", value), ca=ca)
+    assert not seed.refused and seed.source["tls"] == tls and seed.source.get("tls_ca", "") == ca
 
 
 def test_plugins_become_hooks_in_their_order() -> None:

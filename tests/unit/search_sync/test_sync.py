@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pymysql
 import pytest
+from opsdeck_search_sync import reaching
+from opsdeck_search_sync.sources.place import Place
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -116,3 +119,63 @@ async def test_rebuild_with_another_mapping_under_load(bench: Any) -> None:
         slots = "SELECT slot_name FROM pg_replication_slots WHERE database = current_database()"
         await bench.until(lambda: bench.shop.sql(slots) == [("opsdeck_items_2",)])
     assert len(bench.meili.documents("items__b2")) >= 2000, "the old content is kept"
+
+
+async def test_a_provider_s_role_stands_for_the_right_to_replicate(postgres_shop: Any) -> None:
+    where = Place("127.0.0.1", postgres_shop.server.port, postgres_shop.name, "tenant")
+    postgres_shop.sql("CREATE ROLE tenant LOGIN")
+    postgres_shop.sql("CREATE ROLE rds_replication")
+
+    async def found() -> set[str]:
+        reader = reaching.reader("postgres", where, "item", "tenant_1")
+        try:
+            return {finding.text for finding in await reader.preflight()}
+        finally:
+            await reader.close()
+
+    try:
+        assert "the user may not replicate." in await found()
+        postgres_shop.sql("GRANT rds_replication TO tenant")
+        assert "the user may not replicate." not in await found()
+    finally:
+        postgres_shop.sql("DROP ROLE tenant")
+        postgres_shop.sql("DROP ROLE rds_replication")
+
+
+@pytest.mark.parametrize("shop", ["mariadb", pytest.param("mysql", marks=pytest.mark.campaign)], indirect=True)
+async def test_ends_that_are_saved_anew_reach_a_sync_that_runs(bench: Any) -> None:
+    async def save(password: str) -> None:
+        await bench.keep("two", password)
+        name, server = bench.shop.name, bench.shop.server
+        await bench.act(
+            "save_source", name="shop", kind=bench.shop.kind, port=server.port, database=name, user="two", secret="two"
+        )
+
+    def as_root(text: str) -> None:
+        with (
+            pymysql.connect(unix_socket=str(bench.shop.server.folder / "sock"), user="root") as root,
+            root.cursor() as it,
+        ):
+            it.execute(text)
+
+    def readers() -> set[str]:
+        told = bench.shop.sql("SELECT user FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%'")
+        return {user for (user,) in told}
+
+    bench.shop.fill(5)
+    await bench.define()
+    await bench.act("start", sync="items")
+    bench.run()
+    await bench.until(bench.equal)
+    as_root("DROP USER IF EXISTS two@'%'")
+    as_root("CREATE USER two@'%' IDENTIFIED BY 'the first'")
+    as_root("GRANT ALL ON *.* TO two@'%'")
+    await save("the first")
+    await bench.until(lambda: readers() == {"two"})
+    as_root("ALTER USER two@'%' IDENTIFIED BY 'the second'")
+    for (number,) in bench.shop.sql("SELECT id FROM information_schema.processlist WHERE user = 'two'"):
+        as_root(f"KILL {number}")
+    await bench.until(lambda: any("Access denied" in line.text for one in bench.services() for line in one.log))
+    await save("the second")
+    bench.shop.put(1001)
+    await bench.until(bench.equal)

@@ -1,4 +1,4 @@
-"""The thread that reads the binary log of MySQL and MariaDB, what it knows of the log, and the servers' faults.
+"""The thread that reads the binary log of MySQL and MariaDB, and what it knows of the log.
 
 What it does not know is fatal and named: skipping an event would lose rows in silence. Source: the servers' manuals and
 code, and the library that decodes the log.
@@ -20,9 +20,10 @@ from pymysqlreplication import BinLogStreamReader
 from pymysqlreplication import event as binlog
 from pymysqlreplication import row_event as rows_of
 
-from opsdeck.api import Conflict, Invalid, NotFound, OpsDeckError, Refused, Unavailable
-from opsdeck_search_sync.changes import Change, Emptied, LogLost, Part, Put, Removed, Row
+from opsdeck.api import OpsDeckError, Refused, Unavailable
+from opsdeck_search_sync.changes import Change, Emptied, Part, Put, Removed, Row
 from opsdeck_search_sync.sources import gtids, mysqlvalues
+from opsdeck_search_sync.sources.mysqllink import connect, settings, translated
 from opsdeck_search_sync.sources.place import Place
 
 PART_CHANGES, PART_BYTES = 500, 1 << 20
@@ -93,10 +94,10 @@ class Tail:
     """The thread that reads the log."""
 
     def __init__(
-        self, settings: dict[str, Any], server_id: int, position: str, table: tuple[str, str],
+        self, place: Place, server_id: int, position: str, table: tuple[str, str],
         needed: frozenset[str] | None, key: frozenset[str], decoders: dict[str, mysqlvalues.Decoder], *, maria: bool,
     ) -> None:  # fmt: skip
-        self._settings, self._server_id, self._position = settings, server_id, position
+        self._place, self._server_id, self._position = place, server_id, position
         self._table, self._needed, self._decoders, self._maria = table, needed, decoders, maria
         self._key = key
         self._belt = Belt()
@@ -125,18 +126,18 @@ class Tail:
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(5)
 
-    def _connect(self, **settings: Any) -> Any:
+    def _connect(self, **given: Any) -> Any:
         """Connect for the library: twice and no more, since it would come back in silence and for ever."""
         if len(self._connections) >= 2 or self._stopped.is_set():
             raise Unavailable("the link to the log broke.", hint="it is read again by itself")
-        made = pymysql.connect(**settings)
+        made = connect(self._place, **given)
         self._connections.append(made)
         return made
 
     def _work(self) -> None:
         try:
             stream = BinLogStreamReader(
-                connection_settings={**self._settings, "read_timeout": int(SILENCE)},
+                connection_settings={**settings(self._place), "read_timeout": int(SILENCE)},
                 server_id=self._server_id,
                 blocking=True,
                 auto_position=self._position if self._maria else self._position or gtids.NOTHING,
@@ -292,26 +293,3 @@ def _names(text: str, schema: str, table: tuple[str, str]) -> bool:
         if (tuple(parts) if len(parts) == 2 else (schema, parts[0])) == table:
             return True
     return False
-
-
-def translated(fault: pymysql.Error, place: Place | None) -> OpsDeckError:
-    """Say a fault of the server in our words."""
-    code = fault.args[0] if fault.args and isinstance(fault.args[0], int) else 0
-    text = str(fault.args[1] if len(fault.args) > 1 else fault)
-    if code == 1236:
-        if "server_uuid/server_id" in text or "same" in text:
-            return Conflict(f"another reader uses our number: {text}", hint="it is tried again by itself")
-        return LogLost(f"the log cannot be read from our position on: {text}", hint="rebuild the sync")
-    if code in {1044, 1045, 1142, 1227}:
-        return Refused(
-            f"the server refuses: {text}",
-            hint="GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* and SELECT on the table to the user",
-        )
-    if code in {1146, 1049}:
-        return NotFound(f"the server says: {text}", field="table")
-    if isinstance(fault, pymysql.ProgrammingError):
-        return Invalid(f"the server does not take a statement of ours ({code}): {text}", hint="report it")
-    where = f" at {place.address}:{place.port}" if place else ""
-    return Unavailable(
-        f"the database{where} cannot be reached: {text}", hint="check that it runs, address and password"
-    )

@@ -29,12 +29,14 @@ from opsdeck_search_sync.changes import ANY, Change, Chunk, Column, Finding, Hea
 from opsdeck_search_sync.sources import mongovalues
 from opsdeck_search_sync.sources.mongofaults import translated
 from opsdeck_search_sync.sources.mongovalues import KEY, again, written
-from opsdeck_search_sync.sources.place import Place
+from opsdeck_search_sync.sources.place import Place, Tls
 
 AWAIT, SILENCE = 1.0, 30.0
 """Seconds that the server waits for news before it says that there is none, and after which its silence is a fault."""
 BATCH, BATCH_BYTES = 1000, 1 << 20
 """Events that are asked for at once, and what they should take: a batch of the server's may be 16 MB otherwise."""
+REACH = 15.0
+"""Seconds in which the server must be found."""
 CHUNK_FIRST, CHUNK_MOST, CHUNK_GOAL = 500, 10_000, 0.25
 LEAST_WINDOW = 24 * 3600
 SPLITS = (6, 0, 9)
@@ -57,10 +59,14 @@ class MongoReader:
             login: dict[str, Any] = {}
             if place.user:
                 login = {"username": place.user, "password": place.password.reveal() if place.password else ""}
-            self._opened = AsyncMongoClient(
-                place.address, place.port, directConnection=True, appname="opsdeck", connectTimeoutMS=15_000,
-                serverSelectionTimeoutMS=15_000, socketTimeoutMS=600_000, maxPoolSize=4, retryReads=False, **login,
-            )  # fmt: skip
+            with place.authorities() as file:
+                way: dict[Tls, dict[str, Any]]
+                way = {Tls.REQUIRE: {"tls": True, "tlsInsecure": True}, Tls.VERIFY: {"tls": True, "tlsCAFile": file}}
+                self._opened = AsyncMongoClient(
+                    place.address, place.port, directConnection=True, appname="opsdeck", connectTimeoutMS=15_000,
+                    serverSelectionTimeoutMS=int(REACH * 1000), socketTimeoutMS=600_000, maxPoolSize=4,
+                    retryReads=False, **way.get(place.tls, {}), **login,
+                )  # fmt: skip
         return self._opened
 
     @property

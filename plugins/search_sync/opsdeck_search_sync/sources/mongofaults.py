@@ -7,7 +7,7 @@ from pymongo.errors import NetworkTimeout, OperationFailure
 
 from opsdeck.api import Invalid, NotFound, OpsDeckError, Refused, Unavailable
 from opsdeck_search_sync.changes import LogLost
-from opsdeck_search_sync.sources.place import Place
+from opsdeck_search_sync.sources.place import Place, Tls, tls_hint
 
 LOST = {286, 280, 260}
 """The log no longer reaches back to a token, has no such token, or the token closed its stream."""
@@ -24,7 +24,9 @@ def translated(fault: Exception, place: Place, collection: str) -> OpsDeckError:
         return Unavailable(f"MongoDB at {where} said nothing for too long.", hint="see that it runs; the link is cut")
     if not isinstance(fault, OperationFailure):
         text = str(fault).split(", Timeout:", maxsplit=1)[0]
-        return Unavailable(f"MongoDB at {where} cannot be reached: {text}", hint="check address and port")
+        more = "that it offers TLS" if place.tls in {Tls.REQUIRE, Tls.VERIFY} else "whether it asks for TLS"
+        hint = tls_hint(text) or f"check address and port, and {more}"
+        return Unavailable(f"MongoDB at {where} cannot be reached: {text}", hint=hint)
     text = str((fault.details or {}).get("errmsg") or fault)
     if fault.code in LOST:
         return LogLost(

@@ -20,7 +20,8 @@ from pymysql.cursors import Cursor
 from opsdeck.api import NotFound, OpsDeckError, Unavailable
 from opsdeck_search_sync.changes import Chunk, Column, Finding, Head, LogLost, Part, Row
 from opsdeck_search_sync.sources import gtids, mysqlvalues
-from opsdeck_search_sync.sources.binlog import Tail, translated
+from opsdeck_search_sync.sources.binlog import Tail
+from opsdeck_search_sync.sources.mysqllink import connect, settings, translated
 from opsdeck_search_sync.sources.place import Place
 
 QUICK, LONG = 30.0, 600.0
@@ -52,18 +53,12 @@ class MysqlReader:
     def _name(self) -> str:
         return f"{_quoted(self._schema)}.{_quoted(self._table)}"
 
-    def _settings(self) -> dict[str, Any]:
-        place = self._place
-        return {
-            "host": place.address, "port": place.port, "user": place.user, "charset": "utf8mb4",
-            "password": place.password.reveal() if place.password else "", "connect_timeout": 15,
-        }  # fmt: skip
-
     def _open(self) -> pymysql.Connection[Cursor]:
         if self._plain is None or not self._plain.open:
-            self._plain = pymysql.connect(
-                **self._settings(), database=self._place.database, autocommit=True, read_timeout=LONG, write_timeout=60
-            )
+            self._plain = connect(
+                self._place, **settings(self._place), database=self._place.database, autocommit=True,
+                read_timeout=LONG, write_timeout=60,
+            )  # fmt: skip
             with self._plain.cursor() as cursor:
                 cursor.execute("SET time_zone = '+00:00'")
                 cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -281,7 +276,7 @@ class MysqlReader:
         await self.head(position)
         await self.columns()
         self._tail = Tail(
-            self._settings(), self._server_id, position, (self._schema, self._table), self._needed,
+            self._place, self._server_id, position, (self._schema, self._table), self._needed,
             frozenset(column.name for column in self._columns if column.key), self._decoders, maria=self._maria,
         )  # fmt: skip
         tail = self._tail

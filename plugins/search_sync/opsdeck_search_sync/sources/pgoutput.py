@@ -19,18 +19,15 @@ class UnknownMessage(Refused):
     """The stream holds something that this reader does not know."""
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
-    """A transaction begins."""
+BEGIN, COMMIT, RELATION, INSERT, UPDATE, DELETE, TRUNCATE = b"BCRIUDT"
+SILENT = b"YOM"
+"""Kinds that say nothing about rows: types, origins, messages of applications."""
+KEY, OLD, NEW = b"KON"
+"""What a tuple is: the key before, the whole row before, the row now."""
+TEXT, NULL, UNCHANGED = b"tnu"
+"""What a value is; one that did not change may be left out."""
 
-    committed: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Commit:
-    """A transaction ended; everything before `end` was said."""
-
-    end: int
+U16, U32 = struct.Struct("!H").unpack_from, struct.Struct("!I").unpack_from
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,122 +37,49 @@ class Relation:
     oid: int
     schema: str
     name: str
-    identity: str
-    columns: tuple[tuple[str, int, bool], ...]
-    """Name, number of the type, whether it is a part of the replica identity."""
+    columns: tuple[tuple[str, int], ...]
+    """Name, number of the type."""
 
 
-Cells = tuple[bytes | bool | None, ...]
-"""Texts; None for null, False for a value that was left out because it did not change."""
+def begun(data: bytes, at: int) -> datetime:
+    """Read when a transaction that begins here was committed."""
+    _lsn, micros = struct.unpack_from("!Qq", data, at + 1)
+    return EPOCH + timedelta(microseconds=micros)
 
 
-@dataclass(frozen=True, slots=True)
-class Insert:
-    oid: int
-    new: Cells
+def committed(data: bytes, at: int) -> int:
+    """Read where a transaction ended: everything before was said."""
+    _flags, _lsn, end = struct.unpack_from("!BQQ", data, at + 1)
+    return int(end)
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
-    oid: int
-    old: Cells | None
-    whole: bool
-    """Whether `old` is the whole row rather than its key."""
-    new: Cells
+def truncated(data: bytes, at: int) -> tuple[int, ...]:
+    """Read which tables were emptied."""
+    count, _options = struct.unpack_from("!IB", data, at + 1)
+    return struct.unpack_from(f"!{count}I", data, at + 6)
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
-    oid: int
-    old: Cells
-
-
-@dataclass(frozen=True, slots=True)
-class Truncate:
-    oids: tuple[int, ...]
-
-
-Message = Begin | Commit | Relation | Insert | Update | Delete | Truncate | None
-
-
-def parse(data: bytes) -> Message:
-    """Read one message; None for one that says nothing about rows (types, origins, messages of applications)."""
-    kind = data[:1]
-    if kind == b"I":
-        return Insert(_u32(data, 1), _tuple(data, 6)[0])
-    if kind == b"U":
-        return _update(data)
-    if kind == b"D":
-        return Delete(_u32(data, 1), _tuple(data, 6)[0])
-    if kind == b"B":
-        _lsn, micros, _xid = struct.unpack_from("!QqI", data, 1)
-        return Begin(EPOCH + timedelta(microseconds=micros))
-    if kind == b"C":
-        _flags, _lsn, end, _micros = struct.unpack_from("!BQQq", data, 1)
-        return Commit(end)
-    if kind == b"R":
-        return _relation(data)
-    if kind == b"T":
-        count, _options = struct.unpack_from("!IB", data, 1)
-        return Truncate(struct.unpack_from(f"!{count}I", data, 6))
-    if kind in (b"Y", b"O", b"M"):
-        return None
-    raise UnknownMessage(
-        f"PostgreSQL sent a message of the kind {kind!r}, which is not known here.",
+def unknown(what: str) -> UnknownMessage:
+    """Say that the stream holds something that is not read."""
+    return UnknownMessage(
+        f"PostgreSQL sent {what}, which is not known here.",
         hint="this release does not read what your server sends; nothing after it was taken over",
     )
 
 
-def _u32(data: bytes, at: int) -> int:
-    return int.from_bytes(data[at : at + 4], "big")
-
-
-def _update(data: bytes) -> Update:
-    oid, mark = _u32(data, 1), data[5:6]
-    old, at = None, 6
-    if mark in (b"K", b"O"):
-        old, at = _tuple(data, 6)
-        at += 1  # the N that follows
-    elif mark != b"N":
-        raise UnknownMessage(f"PostgreSQL sent an update with the part {mark!r}, which is not known here.")
-    return Update(oid, old, mark == b"O", _tuple(data, at)[0])
-
-
-def _tuple(data: bytes, at: int) -> tuple[Cells, int]:
-    count = int.from_bytes(data[at : at + 2], "big")
-    at += 2
-    cells: list[bytes | bool | None] = []
-    for _ in range(count):
-        kind = data[at]
-        at += 1
-        if kind == 0x74:  # t
-            size = int.from_bytes(data[at : at + 4], "big")
-            at += 4
-            cells.append(data[at : at + size])
-            at += size
-        elif kind == 0x6E:  # n
-            cells.append(None)
-        elif kind == 0x75:  # u
-            cells.append(False)
-        else:
-            raise UnknownMessage(f"PostgreSQL sent a value of the kind {chr(kind)!r}, which is not known here.")
-    return tuple(cells), at
-
-
-def _relation(data: bytes) -> Relation:
-    oid = _u32(data, 1)
-    schema, at = _text(data, 5)
+def relation(data: bytes, at: int) -> Relation:
+    """Read the description of a table."""
+    oid = U32(data, at + 1)[0]
+    schema, at = _text(data, at + 5)
     name, at = _text(data, at)
-    identity = chr(data[at])
-    count = int.from_bytes(data[at + 1 : at + 3], "big")
+    count = U16(data, at + 1)[0]  # behind the replica identity
     at += 3
     columns = []
     for _ in range(count):
-        key = bool(data[at] & 1)
         column, at = _text(data, at + 1)
-        columns.append((column, _u32(data, at), key))
+        columns.append((column, U32(data, at)[0]))
         at += 8
-    return Relation(oid, schema, name, identity, tuple(columns))
+    return Relation(oid, schema, name, tuple(columns))
 
 
 def _text(data: bytes, at: int) -> tuple[str, int]:

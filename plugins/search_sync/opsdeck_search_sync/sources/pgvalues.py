@@ -22,6 +22,7 @@ SAFE = 2**53
 """Above this an integer loses digits where JSON numbers are doubles."""
 
 Decoder = Callable[[str], Json]
+RawDecoder = Callable[[bytes], Json]
 
 
 def integer(text: str) -> Json:
@@ -181,3 +182,36 @@ def decoder(type_name: str) -> Decoder:
     if type_name.startswith("_"):
         return array(_BASE.get(type_name[1:], _same))
     return _BASE.get(type_name, _same)
+
+
+def _raw_integer(raw: bytes) -> Json:
+    value = int(raw)
+    return value if -SAFE <= value <= SAFE else raw.decode()
+
+
+def _raw_exact(raw: bytes) -> Json:
+    if len(raw) <= 15 and raw[-1] in b"0123456789":
+        return float(raw) if b"." in raw else int(raw)
+    return exact(raw.decode())
+
+
+_RAW: dict[str, RawDecoder] = {
+    "bool": lambda raw: raw == b"t",
+    "int2": int,
+    "int4": int,
+    "int8": _raw_integer,
+    "oid": int,
+    "numeric": _raw_exact,
+    "text": bytes.decode,
+    "varchar": bytes.decode,
+    "uuid": bytes.decode,
+}
+"""What needs no text in between: the types of most columns."""
+
+
+def raw_decoder(type_name: str) -> RawDecoder:
+    """Give the decoder of a type for the bytes as the server sends them."""
+    if type_name in _RAW:
+        return _RAW[type_name]
+    decode = decoder(type_name)
+    return lambda raw: decode(raw.decode())
