@@ -41,7 +41,8 @@ read -r l <"/proc/$kp/stat" || return 1
 set -- ${l##*) }; [ "${20}" = "$ks" ] && [ "$1" != Z ]; } 2>/dev/null
 """
 
-# $1 folder, $2 file with stdin or nothing. `begun` lets one keeper through, whatever was tried how often.
+# $1 folder, $2 file with stdin or nothing. `begun` lets one keeper through, whatever was tried how often. `room` is
+# given up for the status, and the log has some beyond its end: how a command ended is known on a full disk too.
 _KEEPER = """mkdir "$1/begun" 2>/dev/null || exit 0
 trap : TERM HUP INT
 read -r l </proc/$$/stat; d=$1 i=$2; set -- ${l##*) }; read -r b </proc/sys/kernel/random/boot_id
@@ -49,7 +50,7 @@ echo "$$ ${20} $b" >"$d/keeper"
 if [ -n "$i" ]; then exec <"$i"; rm -f "$i"; else exec </dev/null; fi
 OPSDECK_UNIT=$d; export OPSDECK_UNIT
 setsid -w /bin/sh "$d/command" >>"$d/log" 2>&1; r=$?
-echo "$r" >"$d/status.new"; mv -f "$d/status.new" "$d/status\""""
+rm -f "$d/room"; echo "$r" >"$d/status.new"; mv -f "$d/status.new" "$d/status\""""
 
 # $1 unit, $2 the command's text, $3 the keeper's, $4 y if there is a stdin. The keeper lies in a file, since systemd
 # reads `$` in the words of a unit its own way (systemd.service(5), "Command lines").
@@ -61,7 +62,9 @@ old=
 if [ -d "$d" ]; then old=y; else
   mkdir -p "${d%/*}" || exit 1
   n=$(mktemp -d "${d%/*}/.new.XXXXXXXX") || exit 1
-  printf '%s\\n' "$2" >"$n/command" && printf '%s\\n' "$3" >"$n/run" && : >"$n/log" || { rm -rf "$n"; exit 1; }
+  printf '%s\\n' "$2" >"$n/command" && printf '%s\\n' "$3" >"$n/run" && : >"$n/log" &&
+    head -c 16384 /dev/zero >"$n/room" || { rm -rf "$n"; exit 1; }
+  fallocate -n -l 65536 "$n/log" 2>/dev/null
   mv -T "$n" "$d" 2>/dev/null || { rm -rf "$n"; [ -d "$d" ] || exit 1; old=y; }
 fi
 if [ ! -d "$d/begun" ]; then

@@ -151,6 +151,15 @@ async def test_its_end_is_seen_where_nobody_reaps_its_keeper(pool, hosts):
         prctl(subreaper, 0, 0, 0, 0)
 
 
+async def test_its_last_words_and_its_end_are_known_on_a_full_disk(pool, hosts, small_disk):
+    endpoint = hosts["web1"].endpoint()
+    (hosts["web1"].home / ".local").symlink_to(small_disk)
+    fill = 'cat /dev/zero >"$1" 2>/dev/null; echo "it is full"; exit 3'
+    await pool.detach(endpoint, "full", Script(text=fill, args=(f"{small_disk}/fill",)))
+    done = await pool.attach(endpoint, "full")
+    assert (done.exit_status, done.stdout) == (3, b"it is full\n")
+
+
 async def test_a_start_that_cannot_be_made_is_told(pool, hosts):
     endpoint = hosts["web1"].endpoint()
     (hosts["web1"].home / ".local").write_text("in the way")
