@@ -103,6 +103,15 @@ async def test_an_origin_in_trouble_is_covered_by_what_is_kept(served: Any) -> N
     assert (await cdn.get(E1, "/page")).status == 200
 
 
+async def test_what_is_fetched_anew_meanwhile_is_asked_for_as_it_was(served: Any, wait_until: Any) -> None:
+    cdn, path = served, "/assets/stale%2fa%20b//c;d?q=%41&r=a+b?%zz"
+    assert await cache(cdn, path) == "MISS"
+    await asyncio.sleep(2.2)
+    assert await cache(cdn, path) in ("STALE", "UPDATING")
+    await wait_until(lambda: cdn.origin.hits[path] == 2)
+    assert set(cdn.origin.hits) == {path}
+
+
 async def test_an_origin_that_is_slow_is_waited_for_no_longer_than_its_patience(served: Any) -> None:
     cdn = served
     assert await cache(cdn, "/assets/stale-slow") == "MISS"
