@@ -94,6 +94,15 @@ def counted(console: Any, name: str) -> int:
     return int(console.do(look))
 
 
+def rebuilding(console: Any, name: str) -> bool:
+    """Tell whether a generation is still on its way, as the rows have it."""
+
+    async def look(deck: Any) -> bool:
+        return (await ledger.whole(deck.db, name)).building is not None
+
+    return bool(console.do(look))
+
+
 def submit(page: Any) -> None:
     """Run the action whose form is shown, after a look at what would happen."""
     page.locator("form.card button.main-act").click()
@@ -143,6 +152,7 @@ def test_a_sync_is_added_and_changed_while_its_neighbour_goes_on(
         admin.locator("header").get_by_role("link", name="Rebuild").click()
         submit(admin)
         until(lambda: meili.documents("names").get("7") == {"id": 7, "name": "title 7", "kind": "item"})
+        until(lambda: not rebuilding(console, "names"))  # the rows follow the index
         admin.goto("/p/search_sync/syncs/names")
         admin.locator("header").get_by_role("link", name="Swap back").click()
         submit(admin)

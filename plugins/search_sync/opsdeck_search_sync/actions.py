@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,6 +39,9 @@ from opsdeck_search_sync.ledger import Whole
 from opsdeck_search_sync.looking import CheckIn, OneSync, check, look
 from opsdeck_search_sync.models import Generation, Phase, Shown, Sync, Wanted
 from opsdeck_search_sync.rules import MappingRules
+
+SWAPPING = 10.0
+"""Seconds that a swap may take before who wants another rebuild is sent away."""
 
 
 async def _next(run: JobRun, name: str, *, replace: bool) -> int:
@@ -120,17 +125,32 @@ async def rebuild_plan(run: PlanRun, params: OneSync) -> Plan:
     return Plan(tuple(changes), notes)
 
 
+async def _swapped(run: JobRun, name: str) -> Whole:
+    """Read a sync; a moment later where it is swapping, since people see the new content before that is written down.
+
+    Raises `Conflict` when that goes on, `Refused` for a sync that is being dropped.
+    """
+    until = time.monotonic() + SWAPPING
+    while True:
+        whole = await ledger.whole(run.db, name)
+        _not_going(whole)
+        if whole.building is None or whole.building.phase != Phase.SWAPPING:
+            return whole
+        if time.monotonic() > until:
+            raise Conflict(f"{name} is swapping right now.", field="sync", hint="try again in a moment")
+        await asyncio.sleep(0.2)
+
+
 async def rebuild(run: JobRun, params: OneSync) -> Receipt:
     """Copy the table anew beside the live index and swap; search goes on all the time."""
-    _not_going(await ledger.whole(run.db, params.sync))
+    await _swapped(run, params.sync)
     number = await _next(run, params.sync, replace=True)
     return {"sync": params.sync, "generation": number}
 
 
 async def swap_back(run: JobRun, params: OneSync) -> Receipt:
     """Let people search what there was before the last rebuild; once more, and it is the newest again."""
-    whole = await ledger.whole(run.db, params.sync)
-    _not_going(whole)
+    whole = await _swapped(run, params.sync)
     live = whole.live
     if live is None or not live.shadow:
         raise Refused(f"{params.sync} keeps no earlier content.", field="sync", hint="it is kept after a rebuild")

@@ -83,7 +83,7 @@ def test_a_file_with_a_field_that_cannot_be_taken_makes_nothing(run: Any, config
 def test_a_wrong_password_is_told_by_the_server_and_no_sync_is_made(run: Any, config: Path) -> None:
     config.write_text(config.read_text().replace("s3cret", "another"))
     told = run("import", str(config))
-    assert told.exit_code == 4 and "GRANT" in told.output and "another" not in told.output
+    assert told.exit_code == 4 and "check user and password" in told.output and "another" not in told.output
     assert json.loads(run("list", "--json").output) == []
 
 

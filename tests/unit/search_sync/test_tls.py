@@ -170,6 +170,11 @@ async def test_the_way_to_a_server_is_kept(shop: Any, authority: Authority) -> N
         await reader.close()
 
 
+@pytest.mark.parametrize(
+    "shop",
+    ["postgres", *(pytest.param(kind, marks=pytest.mark.campaign) for kind in ("mariadb", "mysql"))],
+    indirect=True,
+)
 async def test_a_sync_over_a_way_that_is_kept(bench: Any, authority: Authority) -> None:
     bench.shop.fill(50)
     await bench.define()

@@ -6,7 +6,9 @@ import asyncio
 from typing import Any
 
 import pytest
-from opsdeck_search_sync import ledger
+from opsdeck_search_sync import actions, ledger
+from opsdeck_search_sync.models import Generation, Phase
+from sqlmodel import select
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -83,6 +85,27 @@ async def test_a_rebuild_keeps_what_somebody_set_in_the_index(bench: Any) -> Non
     found = bench.meili.get("/indexes/items/settings")
     assert found["synonyms"] == {"one": ["uno"]}, "set by hand, and kept"
     assert found["sortableAttributes"] == ["price"], "named in the sync, which counts"
+
+
+async def test_a_rebuild_waits_for_a_swap_that_is_being_written_down(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def phase(now: Phase) -> None:
+        async with bench.deck.db.write() as session:
+            (row,) = (await session.exec(select(Generation))).all()
+            row.phase = now
+
+    await bench.define()
+    await bench.act("start", sync="items")
+    await phase(Phase.SWAPPING)
+    monkeypatch.setattr(actions, "SWAPPING", 0.3)
+    assert "swapping right now" in await bench.refused("rebuild", sync="items")
+    assert "swapping right now" in await bench.refused("swap_back", sync="items")
+    monkeypatch.undo()
+    asking = asyncio.create_task(bench.act("rebuild", sync="items"))
+    await asyncio.sleep(0.5)
+    await phase(Phase.LIVE)
+    assert (await asking)["generation"] == 2
 
 
 async def settled(bench: Any, *, turned: bool, generation: int = 2) -> None:
