@@ -93,14 +93,14 @@ class SampleBook:
             there = set((await session.exec(select(Host.id).where(col(Host.id).in_(ids)))).all())
             rows = [row for (host_id, _), row in samples.items() if host_id in there]
             if rows:
-                await session.execute(insert(Sample), rows)
+                await session.exec(insert(Sample), params=rows)
             sums = [
                 {"host_id": host_id, "begins": begins, "received": received, "sent": sent}
                 for (host_id, begins), (received, sent) in months.items()
                 if host_id in there
             ]
             if sums:
-                await session.execute(self._adding(), sums)
+                await session.exec(self._adding(), params=sums)
         self._last |= {host_id: one for host_id, one in seen.items() if host_id in there}
 
     def forget(self) -> None:
@@ -162,7 +162,7 @@ class SampleBook:
     async def _thin_hour(self, hour: datetime) -> int:
         within = (col(Sample.at) >= hour, col(Sample.at) < hour + HOUR)
         async with self._db.read() as session:
-            groups = await session.execute(
+            groups = await (await session.connection()).execute(
                 columns(
                     col(Sample.host_id),
                     func.max(Sample.at),
