@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
-import signal
 from datetime import timedelta
 
 import pytest
@@ -92,7 +90,7 @@ async def test_a_half_increment_is_no_parent(world):
     await world.good("run", target="shop")
     await world.slow()
     running = asyncio.create_task(world.bad("run", target="shop"))
-    os.kill(await world.streaming(amount=10 << 20), signal.SIGKILL)
+    await world.streaming(amount=10 << 20, end=True)
     await running
     world.sql("INSERT INTO shop.orders (note) VALUES ('after')")
     told = await world.good("run", target="shop")
