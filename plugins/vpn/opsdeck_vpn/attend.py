@@ -21,6 +21,10 @@ TICK = 1.0
 PROBE_SECONDS = 10.0
 HANDSHAKE_SECONDS = 180
 """A WireGuard session without a handshake for so long is over (REJECT_AFTER_TIME of its paper)."""
+SILENT_SECONDS = 20.0
+NO_DIALLER = (
+    "OpenVPN does not stay up on the gateway: its log there says why, and bringing the tunnel up starts it again"
+)
 REDIAL_SECONDS, REDIAL_LONGEST = 60.0, 600.0
 """After so long without a session WireGuard is started anew; the pause is doubled up to the longest."""
 Tell = Callable[[str], None]
@@ -44,6 +48,7 @@ class Attendance:
         self._written = 0.0
         self._pushed_for = ""
         self._pushed = tunnel.pushed
+        self._heard = time.monotonic()
         self._lost_since, self._patience = time.monotonic(), REDIAL_SECONDS
 
     async def until(self, done: Callable[[Tunnel], bool]) -> Tunnel:
@@ -59,12 +64,13 @@ class Attendance:
                 try:
                     return await self._converse(port, door, done)
                 except (OSError, EOFError, TimeoutError):
+                    long = time.monotonic() - self._heard > SILENT_SECONDS
                     if self._talk.state is not State.FAILED:
                         self._talk.state = State.RECONNECTING if self._talk.been_up else State.STARTING
-                        self._talk.reason = "OpenVPN is being started"
+                        self._talk.reason = NO_DIALLER if long else "OpenVPN is being started"
                     if done(await self._write(door)):
                         return self._tunnel
-                    await asyncio.sleep(TICK)
+                    await asyncio.sleep(5 * TICK if long else TICK)
 
     async def _converse(self, port: int, door: int, done: Callable[[Tunnel], bool]) -> Tunnel:
         async with asyncio.timeout(5):
@@ -86,6 +92,7 @@ class Attendance:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(TICK):
                         line = await _line(reader)
+                    self._heard = time.monotonic()
                     self._hear(line.decode("utf-8", "replace").strip(), writer)
                     if reader.at_eof():
                         raise EOFError
