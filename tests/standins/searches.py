@@ -36,6 +36,7 @@ class Meili:
         assert self._folder is not None
         port = self.url.rpartition(":")[2]
         words = [sys.executable, STANDIN, "--port", port, "--db", self._folder / "meili.db", "--limit", str(2 << 20)]
+        words += ["--key", self.key] if self.key else []
         with (self._folder / "meili.log").open("ab") as log:
             self.process = subprocess.Popen(words, stdout=log, stderr=log)
         deadline = time.monotonic() + 30
@@ -50,6 +51,14 @@ class Meili:
         if self.process is not None:
             self.process.kill()
             self.process.wait(10)
+
+    def rekey(self, key: str) -> None:
+        """Start again with another key; "" takes everybody."""
+        if not self.stand_in:
+            pytest.skip("a real Meilisearch keeps its key")
+        self.kill()
+        self.key = key
+        self.start()
 
     def fault(self, **faults: Any) -> None:
         if not self.stand_in:

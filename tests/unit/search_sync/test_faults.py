@@ -98,6 +98,7 @@ async def follows(bench: Any, port: int = 0, **more: Any) -> None:
     await bench.define(**more)
     if port:
         login = {"user": "postgres"} if bench.shop.kind == "postgres" else {"user": "sync", "secret": "db"}
+        login |= {"tls": "off"}  # the proxy looks for words
         await bench.act("save_source", name="shop", kind=bench.shop.kind, port=port, database=bench.shop.name, **login)
     await bench.act("start", sync="items")
     bench.run()

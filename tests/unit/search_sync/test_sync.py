@@ -179,3 +179,27 @@ async def test_ends_that_are_saved_anew_reach_a_sync_that_runs(bench: Any) -> No
     await save("the second")
     bench.shop.put(1001)
     await bench.until(bench.equal)
+
+
+@pytest.mark.parametrize("shop", ["postgres"], indirect=True)
+async def test_a_key_that_was_changed_is_taken_when_the_sync_is_resumed(bench: Any) -> None:
+    bench.shop.fill(5)
+    await bench.define()
+    try:
+        bench.meili.rekey("the-first-key-of-all")
+        await bench.keep("key", bench.meili.key)
+        await bench.act("save_instance", name="search", url=bench.meili.url, secret="key")
+        await bench.act("start", sync="items")
+        bench.run()
+        await bench.until(bench.equal)
+        bench.meili.rekey("the-second-key-of-all")
+        bench.shop.put(1001)
+        await bench.until(
+            lambda: any("does not take the key" in line.text for one in bench.services() for line in one.log)
+        )
+        await bench.keep("key", bench.meili.key)
+        await bench.act("resume", sync="items")
+        await bench.until(bench.equal)
+    finally:
+        await bench.halt()
+        bench.meili.rekey("")

@@ -26,7 +26,7 @@ from opsdeck_search_sync.ends import SourceIn
 from opsdeck_search_sync.looking import on_the_way
 from opsdeck_search_sync.models import Source
 from opsdeck_search_sync.sources import mongodb
-from opsdeck_search_sync.sources.place import Place, Tls
+from opsdeck_search_sync.sources.place import Place, Tls, tls_hint
 
 from opsdeck.api import OpsDeckError, Sensitive
 
@@ -228,6 +228,23 @@ async def terminated(server: Any, authority: Authority) -> AsyncIterator[int]:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context) as proxy:
         yield proxy.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("said", "hint"),
+    [
+        ("certificate verify failed: certificate has expired (_ssl.c:1006)", "renew"),
+        ("certificate verify failed: IP address mismatch", "address"),
+        ('server certificate for "a" does not match host name "b"', "address"),
+        ("SSL error: certificate verify failed", "tls_ca"),
+        ('no pg_hba.conf entry for host "192.0.2.1", user "u", database "d", no encryption', "tls = verify"),
+        ("Connections using insecure transport are prohibited", "tls = verify"),
+        ("server does not support SSL, but SSL was required", "turn TLS on"),
+        ("Connection refused", ""),
+    ],
+)
+def test_each_fault_of_tls_has_its_next_step(said: str, hint: str) -> None:
+    assert hint in tls_hint(said) and bool(tls_hint(said)) == bool(hint)
 
 
 def test_an_authority_that_nobody_asks_is_refused(authority: Authority) -> None:

@@ -66,6 +66,8 @@ def tls_hint(text: str) -> str:
     said = text.lower()
     if "mismatch" in said or "does not match host name" in said or "doesn't match" in said:
         return "save the source with an address that its certificate is for, or with tls = require, which checks none"
+    if "expired" in said:
+        return "renew the server's certificate"
     if "certificate verify failed" in said or "root certificate" in said:
         return "save the source with the certificate of the authority that signed the server's (tls_ca)"
     if "no encryption" in said or "insecure transport" in said or "require_secure_transport" in said:
