@@ -46,7 +46,9 @@ fetch() {
     case $given in 0 | 141) grep -qE 'authenticate|bad header MAC' "$run/age.log" &&
       changed "it does not open whole" ;; esac
     [ "$have" = "$size" ] && [ "$got" != "$sha" ] && changed "its sha256 is $got, not $sha"
-    # Where a later part ends, on a disk that is full, the store's end of the pipe breaks.
+    left=$(df -Pk "$folder" | awk 'END { print $4 }')
+    [ "$left" -ge 1024 ] || die "no room is left in $folder"
+    # Where a later part ends, the store's end of the pipe breaks.
     case $given in 0 | 141) ;; *) die "the store did not give it whole" ;; esac
     die "fetching broke:$bad: $(tail -n 1 "$run/extract.log")"
   }
