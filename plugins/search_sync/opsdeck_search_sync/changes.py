@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from opsdeck.api import OpsDeckError
+from opsdeck.api import OpsDeckError, Unavailable
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Row = Mapping[str, "Json | Unchanged"]
@@ -111,6 +111,13 @@ class LogLost(OpsDeckError):
     """The source no longer has the log from our position on: only a new copy can mend it."""
 
     status = 409
+
+
+class LoginRefused(Unavailable):
+    """The source does not take user and password. A sync starts again, and opens its secret anew each time."""
+
+    exit_code = 4
+    status = 403
 
 
 class Reader(Protocol):

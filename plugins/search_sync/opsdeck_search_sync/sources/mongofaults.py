@@ -6,12 +6,12 @@ from bson.errors import BSONError
 from pymongo.errors import NetworkTimeout, OperationFailure
 
 from opsdeck.api import Invalid, NotFound, OpsDeckError, Refused, Unavailable
-from opsdeck_search_sync.changes import LogLost
+from opsdeck_search_sync.changes import LoginRefused, LogLost
 from opsdeck_search_sync.sources.place import Place, Tls, tls_hint
 
 LOST = {286, 280, 260}
 """The log no longer reaches back to a token, has no such token, or the token closed its stream."""
-UNAUTHORISED = {13, 18, 8000}
+LOGIN, UNAUTHORISED = {18, 8000}, {13, 18, 8000}
 OURS = {2, 9, 40415, 40324}
 
 
@@ -41,7 +41,8 @@ def translated(fault: Exception, place: Place, collection: str) -> OpsDeckError:
     if fault.code == 40573:
         return Refused(f"MongoDB tells nobody of changes ({fault.code}): {text}", hint="make it a replica set")
     if fault.code in UNAUTHORISED:
-        return Refused(
+        kind = LoginRefused if fault.code in LOGIN else Refused
+        return kind(
             f"MongoDB refuses ({fault.code}): {text}",
             hint="check user and password; the user lives in the database `admin` and needs the role `read`",
         )

@@ -11,7 +11,7 @@ from pymysql.constants import CR
 from pymysql.cursors import Cursor
 
 from opsdeck.api import Conflict, Invalid, NotFound, OpsDeckError, Refused, Unavailable
-from opsdeck_search_sync.changes import LogLost
+from opsdeck_search_sync.changes import LoginRefused, LogLost
 from opsdeck_search_sync.sources.place import Place, Tls, tls_hint
 
 
@@ -63,7 +63,7 @@ def translated(fault: pymysql.Error, place: Place | None) -> OpsDeckError:
         return LogLost(f"the log cannot be read from our position on: {text}", hint="rebuild the sync")
     if code == 1045:
         tls = "; it may ask for TLS: save the source with tls = verify" if place and place.tls is Tls.OFF else ""
-        return Refused(f"the server refuses: {text}", hint=f"check user and password{tls}")
+        return LoginRefused(f"the server refuses: {text}", hint=f"check user and password{tls}")
     if code in {1044, 1142, 1227}:
         return Refused(
             f"the server refuses: {text}",
