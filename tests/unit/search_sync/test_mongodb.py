@@ -15,7 +15,7 @@ import pytest
 from bson import Binary, Code, Decimal128, Int64, MaxKey, ObjectId, Regex, Timestamp
 from databases import Mongo, MongoShop
 from opsdeck_search_sync import ledger, stream
-from opsdeck_search_sync.changes import Head, LogLost, Part, Put, Removed
+from opsdeck_search_sync.changes import Head, LoginRefused, LogLost, Part, Put, Removed
 from opsdeck_search_sync.documents import document_id
 from opsdeck_search_sync.sources import mongodb
 from opsdeck_search_sync.sources.mongodb import MongoReader
@@ -292,7 +292,7 @@ async def test_a_link_that_breaks_or_falls_silent_is_noticed(
 async def test_a_wrong_password_is_refused(with_options: Callable[..., MongoShop]) -> None:
     shop = with_options(user="sync", password="s3cret")
     reader = MongoReader(shop.server.place("shop", "wrong"), "item")
-    with pytest.raises(Refused, match="18"):
+    with pytest.raises(LoginRefused, match="18"):
         await reader.identity()
     await reader.close()
     reader = MongoReader(shop.server.place("shop"), "item")
