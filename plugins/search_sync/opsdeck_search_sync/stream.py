@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -320,10 +319,8 @@ async def run_stream(run: ServiceRun) -> None:
             whole = await ledger.whole(run.db, run.key)
         except NotFound:
             return
-        async with AsyncExitStack() as stack:
-            way = reaching.ServiceWay(run)
-            place = await stack.enter_async_context(reaching.reached(way, whole.source))
-            client = await stack.enter_async_context(reaching.meilisearch(way, whole.instance))
+        way = reaching.ServiceWay(run)
+        async with reaching.reached(way, whole.source) as place, reaching.meilisearch(way, whole.instance) as client:
             stream = Stream(run, client, place, whole)
             if whole.sync.wanted != Wanted.GONE:
                 await stream.work()

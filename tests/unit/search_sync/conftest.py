@@ -7,6 +7,7 @@ set faults in the stand-in are skipped then.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import shutil
@@ -151,9 +152,9 @@ class Bench:
         self.task, self.stop = None, asyncio.Event()
 
     async def until(self, what: Any, seconds: float = 30) -> None:
-        """Wait until something holds."""
+        """Wait until something holds: a function that asks in a thread, or one that is awaited."""
         deadline = time.monotonic() + seconds
-        while not await asyncio.to_thread(what):
+        while not (await what() if inspect.iscoroutinefunction(what) else await asyncio.to_thread(what)):
             if time.monotonic() > deadline:
                 said = [line.text for one in self.services() for line in one.log]
                 pytest.fail(

@@ -98,8 +98,9 @@ async def test_what_matters_stops_the_sync_and_says_why(bench: Any) -> None:
     bench.shop.sql("UPDATE retyped SET title = 'now' WHERE id = 1")
     await bench.act("rebuild", sync="retyped")
     await bench.until(lambda: bench.meili.documents("retyped").get("1", {}).get("title") == "now")
-    for _ in range(200):  # the rows follow the index: the swap is written down once Meilisearch did it
-        if (whole := await ledger.whole(bench.deck.db, "retyped")).building is None:
-            break
-        await asyncio.sleep(0.1)
-    assert whole.building is None and not whole.sync.problem
+
+    async def written_down() -> bool:
+        return (await ledger.whole(bench.deck.db, "retyped")).building is None
+
+    await bench.until(written_down, 20)  # the rows follow the index
+    assert not (await ledger.whole(bench.deck.db, "retyped")).sync.problem

@@ -11,7 +11,8 @@ from opsdeck_search_sync.sources.place import Place, Tls, tls_hint
 
 LOST = {286, 280, 260}
 """The log no longer reaches back to a token, has no such token, or the token closed its stream."""
-LOGIN, UNAUTHORISED = {18, 8000}, {13, 18, 8000}
+LOGIN = {18, 8000}
+UNAUTHORISED = LOGIN | {13}
 OURS = {2, 9, 40415, 40324}
 
 
