@@ -208,7 +208,8 @@ class Sampler:
     async def _keep(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._full.wait(), FLUSH_SECONDS)
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self._full.wait()
             self._full.clear()
             await self.flush()
 

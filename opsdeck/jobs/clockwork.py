@@ -54,7 +54,8 @@ class Clockwork:
             while not stop.is_set():
                 await self._guarded(self._pass(clock))
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), self._poll)
+                    async with asyncio.timeout(self._poll):
+                        await stop.wait()
         finally:
             clock.pause()
             with contextlib.suppress(TimeoutError):

@@ -107,7 +107,8 @@ async def keep_house(deck: Deck) -> None:
 async def _waited(stop: asyncio.Event, seconds: float) -> bool:
     """Wait; tell whether it is time to stop."""
     try:
-        await asyncio.wait_for(stop.wait(), seconds)
+        async with asyncio.timeout(seconds):
+            await stop.wait()
     except TimeoutError:
         return False
     return True

@@ -127,25 +127,25 @@ async def dial(
     if pinned:
         options["server_host_key_algs"] = signature_algorithms(pinned)
     try:
-        return await asyncssh.connect(
-            endpoint.address,
-            endpoint.port,
-            username=endpoint.user,
-            tunnel=tunnel,
-            config=None,
-            known_hosts=([], [], []),
-            x509_trusted_certs=None,
-            client_factory=lambda: believer,
-            disable_trivial_auth=True,
-            kex_algs=KEX,
-            encryption_algs=_CIPHERS,
-            compression_algs=["none"],
-            connect_timeout=patience.connect,
-            login_timeout=patience.login,
-            keepalive_interval=patience.keepalive[0],
-            keepalive_count_max=patience.keepalive[1],
-            **options,
-        )
+        async with asyncio.timeout(patience.connect):  # the library's own bound would drop a cancelling on Python 3.11
+            return await asyncssh.connect(
+                endpoint.address,
+                endpoint.port,
+                username=endpoint.user,
+                tunnel=tunnel,
+                config=None,
+                known_hosts=([], [], []),
+                x509_trusted_certs=None,
+                client_factory=lambda: believer,
+                disable_trivial_auth=True,
+                kex_algs=KEX,
+                encryption_algs=_CIPHERS,
+                compression_algs=["none"],
+                login_timeout=patience.login,
+                keepalive_interval=patience.keepalive[0],
+                keepalive_count_max=patience.keepalive[1],
+                **options,
+            )
     except asyncssh.HostKeyNotVerifiable:
         shown = believer.shown
         if shown is None:

@@ -186,7 +186,8 @@ class Execution(asyncssh.SSHClientSession[bytes]):
         while self.group is None and not self._closed and (left := end - time.monotonic()) > 0:
             self._wake.clear()
             try:
-                await asyncio.wait_for(self._wake.wait(), left)
+                async with asyncio.timeout(left):
+                    await self._wake.wait()
             except TimeoutError:
                 break
         return self.group

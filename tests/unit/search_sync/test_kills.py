@@ -101,12 +101,13 @@ async def whole_life(bench: Any, rounds: int) -> None:
                 await asyncio.sleep(dice.uniform(0.1, 1.5))
                 await kill(bench, node, dice.choice(VICTIMS), dice)
             # A node's lease runs out, and a write that nobody answered may come in late: each takes up to a minute.
-            for _ in range(1500):
+            for _ in range(900):
                 if await live() > before:
                     break
                 await asyncio.sleep(0.2)
             else:
-                pytest.fail("the rebuild did not come to its end")
+                whole = await ledger.whole(bench.deck.db, "items")
+                pytest.fail(f"the rebuild did not come to its end: {whole.building}, beside {whole.live}")
         await bench.until(lambda: same(bench), 90)
     finally:
         node.kill()

@@ -20,6 +20,7 @@ from opsdeck_search_sync.documents import document_id
 from opsdeck_search_sync.sources import mongodb
 from opsdeck_search_sync.sources.mongodb import MongoReader
 from opsdeck_search_sync.sources.mongovalues import KEY, key
+from pymongo.asynchronous.database import AsyncDatabase
 
 from opsdeck.api import OpsDeckError, Refused, Unavailable
 
@@ -287,6 +288,36 @@ async def test_a_link_that_breaks_or_falls_silent_is_noticed(
     fail(shop, "getMore", blockConnection=True, blockTimeMS=5000)
     fault = await fault_of(reader, position)
     assert isinstance(fault, Unavailable) and "said nothing" in fault.message
+
+
+async def test_a_cancelling_that_the_driver_drops_is_heeded(
+    shop: MongoShop, reader: MongoReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver's `asyncio.wait_for` does this before Python 3.12, when the answer comes in the same moment."""
+    answer = AsyncDatabase.command
+    dropped = 0
+
+    async def dropping(*given: Any, **more: Any) -> Any:
+        nonlocal dropped
+        work = asyncio.ensure_future(answer(*given, **more))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            dropped += 1
+            return await work
+
+    async def read(position: str) -> None:
+        async with aclosing(reader.read(position)) as parts:
+            async for _part in parts:
+                pass
+
+    reading = asyncio.create_task(read(await reader.begin()))
+    monkeypatch.setattr(AsyncDatabase, "command", dropping)
+    await asyncio.sleep(0.5)
+    reading.cancel()
+    await asyncio.wait({reading}, timeout=10)
+    assert dropped
+    assert reading.cancelled()
 
 
 async def test_a_wrong_password_is_refused(with_options: Callable[..., MongoShop]) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from bson import Timestamp
 from bson.errors import BSONError
@@ -30,6 +30,8 @@ from opsdeck_search_sync.sources import mongovalues
 from opsdeck_search_sync.sources.mongofaults import translated
 from opsdeck_search_sync.sources.mongovalues import KEY, again, written
 from opsdeck_search_sync.sources.place import Place, Tls
+
+_T = TypeVar("_T")
 
 AWAIT, SILENCE = 1.0, 30.0
 """Seconds that the server waits for news before it says that there is none, and after which its silence is a fault."""
@@ -82,7 +84,7 @@ class MongoReader:
         database = self._client["admin"] if more.pop("admin", False) else self._db
         try:
             async with asyncio.timeout(more.pop("bound", SILENCE)):
-                return await database.command(command, session=session, codec_options=mongovalues.CODEC)
+                return await _heeding(database.command(command, session=session, codec_options=mongovalues.CODEC))
         except (PyMongoError, BSONError, TimeoutError) as fault:
             raise translated(fault, self._place, self._name) from fault
 
@@ -154,8 +156,8 @@ class MongoReader:
         """Give the times of the oldest and the newest entry of the log, in seconds."""
         oplog = self._client.get_database("local", codec_options=mongovalues.CODEC)["oplog.rs"]
         try:
-            first = await oplog.find_one({}, {"ts": 1}, sort=[("$natural", 1)])
-            last = await oplog.find_one({}, {"ts": 1}, sort=[("$natural", -1)])
+            first = await _heeding(oplog.find_one({}, {"ts": 1}, sort=[("$natural", 1)]))
+            last = await _heeding(oplog.find_one({}, {"ts": 1}, sort=[("$natural", -1)]))
         except PyMongoError as fault:
             raise translated(fault, self._place, self._name) from fault
         if first is None or last is None:
@@ -226,7 +228,7 @@ class MongoReader:
                 if last is not None:
                     found = found.min([("_id", again(last[0]))])
                 try:
-                    documents = await found.limit(size + 1).to_list()
+                    documents = await _heeding(found.limit(size + 1).to_list())
                 except (PyMongoError, BSONError) as fault:
                     raise translated(fault, self._place, self._name) from fault
                 if last is not None and documents and written(documents[0]["_id"]) == last[0]:
@@ -328,6 +330,21 @@ class MongoReader:
         if self._opened is not None:
             await self._opened.close()
             self._opened = None
+
+
+async def _heeding(work: Awaitable[_T]) -> _T:
+    """Await the driver, and heed a cancelling that it drops.
+
+    It waits with `asyncio.wait_for`, which before Python 3.12 gives its result to whoever was cancelled in the moment
+    in which that came (https://github.com/python/cpython/issues/86296): the stream would be read on for ever.
+    """
+    task = asyncio.current_task()
+    before = task.cancelling() if task else 0
+    try:
+        return await work
+    finally:
+        if task and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def _about(changes: Sequence[Change]) -> int:
