@@ -20,9 +20,11 @@ echo journal
 said() { journalctl --no-pager -q -o cat -n 4 --since "@$began" "$@" 2>/dev/null | tail -c 3000; echo; }
 # the program's own words last, so that a unit that is started again and again does not drown them in systemd's
 if [ "$(show ActiveState)" != active ] || [ "$(show NRestarts)" != 0 ]; then
-    timeout 5 journalctl --sync 2>/dev/null # on a busy host the journal is behind what was printed
+    timeout 15 journalctl --sync 2>/dev/null # on a busy host the journal is behind what was printed
     said "UNIT=$unit" _PID=1
-    said "_SYSTEMD_UNIT=$unit"
+    # why a program could not be started is said by a process of systemd's own, which may be gone before the journal
+    # looks up whose it was: that word is known by its id (SD_MESSAGE_SPAWN_FAILED in systemd's sd-messages.h)
+    said "_SYSTEMD_UNIT=$unit" + "UNIT=$unit" MESSAGE_ID=641257651c1b4ec9a8624d7a40a9e1e7
 fi
 echo
 echo end

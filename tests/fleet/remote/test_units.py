@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 
 import pytest
@@ -36,13 +37,35 @@ async def test_a_restart_is_proven(reach):
 )
 async def test_a_unit_that_does_not_stay_up_fails_with_its_journal(reach, fleet, service, words):
     host = reach("web1")
-    with pytest.raises(ProbeFailed, match=words) as caught:
-        await units.ensure(host, Unit("sick", b"[Service]\n" + service + b"\n", enabled=None))
-    assert "web1" in str(caught.value)
-    assert "journalctl -u sick.service" in str(caught.value)
-    (state,) = await units.look(host, ["sick"])
-    assert not state.known, "its file was put back, so there is none"
-    fleet.host("web1").execute(["systemctl", "reset-failed"], check=False)
+    try:
+        with pytest.raises(ProbeFailed, match=words) as caught:
+            await units.ensure(host, Unit("sick", b"[Service]\n" + service + b"\n", enabled=None))
+        assert "web1" in str(caught.value)
+        assert "journalctl -u sick.service" in str(caught.value)
+        (state,) = await units.look(host, ["sick"])
+        assert not state.known, "its file was put back, so there is none"
+    finally:
+        fleet.host("web1").execute(["systemctl", "reset-failed"], check=False)
+
+
+@pytest.mark.parametrize(
+    ("service", "words"),
+    [
+        (b"ExecStart=/bin/sh -c 'echo I cannot start; exit 3'", "I cannot start"),
+        (b"ExecStart=/no/such/program", "No such file"),
+    ],
+)
+async def test_words_of_a_program_that_is_gone_before_the_journal_heard_them_are_shown(reach, fleet, service, words):
+    journal = ["systemctl", "kill", "--kill-whom=main", "systemd-journald"]
+    fleet.host("web1").execute([*journal, "--signal=STOP"])
+    later = asyncio.get_running_loop().call_later(4, lambda: fleet.host("web1").execute([*journal, "--signal=CONT"]))
+    try:
+        with pytest.raises(ProbeFailed, match=words):
+            await units.ensure(reach("web1"), Unit("sick", b"[Service]\n" + service + b"\n", enabled=None))
+    finally:
+        later.cancel()
+        fleet.host("web1").execute([*journal, "--signal=CONT"])
+        fleet.host("web1").execute(["systemctl", "reset-failed"], check=False)
 
 
 async def test_a_new_version_that_fails_leaves_the_old_one_running(reach, fleet):
