@@ -1,4 +1,4 @@
-"""Search sync beside the bare reader libraries, beside Meilisearch's stand-in alone, and beside meilisync 0.1.3.
+"""Search sync beside bare reader libraries, beside Meilisearch's stand-in alone, and beside meilisync 0.1.3.
 
 `./run bench search_sync [--rows N] [--only reader,copy,lag,memory,peer]` prints Markdown. MariaDB and PostgreSQL are
 real servers, started here; Meilisearch is the strict stand-in of the tests, whose own speed is measured too.
@@ -45,6 +45,9 @@ from databases import MariaShop, a_mariadb, a_postgres, a_postgres_shop, a_sql_s
 from searches import a_meilisearch
 
 PEER = "meilisync[all]==0.1.3"
+LIBRARY = ("pypgoutput==0.0.3", "psycopg2-binary==2.9.13", "pydantic<2")
+"""Reads PostgreSQL's `pgoutput` into rows; the newest of it, which does not work with a newer pydantic."""
+BY_HAND = "a decoder into texts"
 WORDS = "a few words of a title that people search for, and some more of a description with numbers"
 
 
@@ -100,6 +103,17 @@ def standin() -> Iterator[str]:
     """The Meilisearch; its address."""
     with tempfile.TemporaryDirectory(prefix="opsdeck-bench-") as folder, a_meilisearch(Path(folder)) as server:
         yield server.url
+
+
+def environment(name: str, *packages: str) -> Path:
+    """Give the folder of programs of an environment that has some packages; it is made once."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opsdeck" / name
+    if not (made := folder / "made").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", "--clear", folder], check=True)
+        pip = ["python3", "-m", "pip", "-q", "--python", str(folder / "bin" / "python"), "install", *packages]
+        subprocess.run(pip, check=True)
+        made.touch()
+    return folder / "bin"
 
 
 # --- a sync without a console ----------------------------------------------------------------------------------------
@@ -254,6 +268,47 @@ async def bare_postgres(shop: Table, slot: str, rows: int) -> float:
     return took
 
 
+LIBRARY_READS = """
+import sys, time, pypgoutput
+port, database, rows = sys.argv[1:]
+begun = time.perf_counter()
+reader = pypgoutput.LogicalReplicationReader(
+    publication_name="opsdeck_items_1", slot_name="library", host="127.0.0.1", port=port, dbname=database,
+    user="postgres",
+)
+for _ in range(int(rows)):
+    next(reader)
+print(time.perf_counter() - begun)
+reader.stop()
+"""
+
+
+def library_postgres(shop: Table, rows: int) -> float:
+    """Read rows by pypgoutput and nothing else; give the seconds."""
+    python = environment("bench-pypgoutput", *LIBRARY) / "python"
+    words = [python, "-c", LIBRARY_READS, str(shop.port), shop.place.database, str(rows)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def without_slot(shop: Table, name: str) -> None:
+    """Remove a slot once its reader is gone."""
+    gone = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+    while not shop.sql(f"{gone} WHERE slot_name = '{name}' AND NOT active"):
+        time.sleep(0.05)
+
+
+async def bare(shop: Table, position: str, rows: int) -> dict[str, float]:
+    """Read the same by what reads and does nothing else; give the seconds of each."""
+    if shop.kind != "postgres":
+        return {"mysql-replication": await asyncio.to_thread(bare_maria, shop, position, rows)}
+    took = {BY_HAND: await bare_postgres(shop, "bare", rows)}
+    await asyncio.to_thread(without_slot, shop, "bare")
+    took["pypgoutput"] = await asyncio.to_thread(library_postgres, shop, rows)
+    await asyncio.to_thread(without_slot, shop, "library")
+    return took
+
+
 async def ours(shop: Table, database: Database, position: str, rows: int) -> float:
     """Read the same by reader and pipeline into nothing; give the seconds."""
     client = Null()
@@ -276,32 +331,25 @@ async def readers(kind: str, rows: int, repeat: int) -> None:
     with started(kind) as shop:
         async with tables(shop) as database:
             for what, count in (("rows in statements of 1000", rows), ("rows in transactions of one", rows // 5)):
-                both = []
-                for _ in range(repeat):
+                runs = []
+                for number in range(repeat):
                     first = read_from(shop)
                     position = await first.begin()
-                    if shop.kind == "postgres":
-                        shop.sql("SELECT pg_create_logical_replication_slot('bare', 'pgoutput')")
-                    await asyncio.to_thread(
-                        *((shop.bulk, 1, count) if "statements" in what else (shop.single, 1, count))
-                    )
-                    if shop.kind == "postgres":
-                        bare = await bare_postgres(shop, "bare", count)
-                        gone = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
-                        while not shop.sql(f"{gone} WHERE slot_name = 'bare' AND NOT active"):
-                            await asyncio.sleep(0.05)
-                    else:
-                        bare = await asyncio.to_thread(bare_maria, shop, position, count)
-                    both.append((bare, await ours(shop, database, position, count)))
+                    for slot in ("bare", "library") if shop.kind == "postgres" else ():
+                        shop.sql(f"SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput')")
+                    await asyncio.to_thread(shop.bulk if "statements" in what else shop.single, 1, count)
+                    took = await bare(shop, position, count)
+                    runs.append(took | {"": await ours(shop, database, position, count)})
                     await first.end()
                     await first.close()
-                    if "statements" in what and len(both) < repeat:
+                    if "statements" in what and number < repeat - 1:
                         shop.sql("TRUNCATE item")
-                bare, mine = min(one for one, _ in both), min(one for _, one in both)
-                print(
-                    f"| {shop.kind} | {what} | {count / bare:,.0f} | {count / mine:,.0f} | {bare / mine:.2f} |",
-                    flush=True,
-                )
+                best = {name: min(one[name] for one in runs) for name in runs[0]}
+                mine = best.pop("")
+                for name, took in best.items():
+                    ratio = f"{took / mine:.2f}"
+                    print(f"| {shop.kind} | {what} | {name} | {count / took:,.0f} | {count / mine:,.0f} | {ratio} |",
+                          flush=True)  # fmt: skip
 
 
 # --- 2. the first copy -----------------------------------------------------------------------------------------------
@@ -419,22 +467,12 @@ async def memory(kind: str, megabytes: int) -> None:
 # --- 5. meilisync ----------------------------------------------------------------------------------------------------
 
 
-def peer_program() -> Path:
-    """meilisync in an environment of its own, made once."""
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "opsdeck" / "bench-meilisync"
-    if not (folder / "bin" / "meilisync").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-        pip = ["python3", "-m", "pip", "-q", "--python", str(folder / "bin" / "python"), "install", PEER]
-        subprocess.run(pip, check=True)
-    return folder / "bin" / "meilisync"
-
-
 def peer(rows: int) -> None:
     """Copy and follow with meilisync, then with us, from one MariaDB into one stand-in each.
 
     The column `price` is left out for meilisync: a DECIMAL ends it, since it cannot be written as JSON there.
     """
-    program = peer_program()
+    program = environment("bench-meilisync", PEER) / "meilisync"
     with started("mariadb") as shop, standin() as url:
         shop.bulk(1, rows)
         folder = Path(tempfile.mkdtemp(prefix="opsdeck-bench-"))
@@ -518,7 +556,7 @@ def main() -> None:
     only = set(given.only.split(","))
     kinds = given.kinds.split(",")
     if "reader" in only:
-        print("| source | | bare reader, rows/s | reader and pipeline, rows/s | ratio |\n|---|---|--:|--:|--:|")
+        print("| source | | bare reader | rows/s | reader and pipeline, rows/s | ratio |\n|---|---|---|--:|--:|--:|")
         for kind in kinds:
             asyncio.run(readers(kind, given.rows, given.repeat))
     if "copy" in only:
