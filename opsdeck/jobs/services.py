@@ -46,7 +46,7 @@ class Pace:
     """Before a lease that another node holds is asked for again, spread by half: with a lease's life of 12 s another
     node goes on within 15 s of a kill."""
     first: float = 1.0
-    longest: float = 300.0
+    longest: float = 60.0
     """Before a restart: doubled from `first` to `longest`, each spread by half."""
     healthy: float = 60.0
     """An instance that ran this long starts counting its crashes anew."""
