@@ -172,7 +172,7 @@ class Watch:
 def tab(browser: Any, console: Console, **options: Any) -> Iterator[Any]:
     """Open a page that is watched; at the end it must have kept to the rules."""
     context = browser.new_context(base_url=console.url, **{"locale": "en-GB", "timezone_id": "Europe/Berlin"} | options)
-    context.set_default_timeout(8_000)
+    context.set_default_timeout(20_000)
     page = context.new_page()
     watch = Watch(page, console.url)
     try:

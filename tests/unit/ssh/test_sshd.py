@@ -90,7 +90,7 @@ async def test_the_server_ended_under_a_command(sshd_at, plain):
 
     async def noted(group: ProcessGroup) -> None:
         groups.append(group)
-        children = await asyncio.create_subprocess_exec("pkill", "-KILL", "-f", f"sshd: {plain.name}")
+        children = await asyncio.create_subprocess_exec("pkill", "-KILL", "-f", f"sshd(-session)?: {plain.name}")
         await children.wait()
 
     with pytest.raises(LinkLost, match="may have run"):

@@ -130,6 +130,8 @@ class Tail:
         """Connect for the library: twice and no more, since it would come back in silence and for ever."""
         if len(self._connections) >= 2 or self._stopped.is_set():
             raise Unavailable("the link to the log broke.", hint="it is read again by itself")
+        if "db" in given:
+            given["database"] = given.pop("db")  # as the driver calls it now
         made = connect(self._place, **given)
         self._connections.append(made)
         return made
