@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
+from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,6 +16,9 @@ import asyncssh
 from opsdeck.ssh.endpoint import Endpoint
 from opsdeck.ssh.errors import Unreachable
 from opsdeck.ssh.execution import Execution
+
+PATIENCE = 5.0
+"""Seconds for which a server that allowed more sessions before may still be ending one."""
 
 
 class NotOpened(Exception):
@@ -34,6 +39,43 @@ class ConnectionState:
     draining: bool
 
 
+class Turns:
+    """The right to a session, for at most `limit` at once; the others wait in line."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.taken = 0
+        self._line: deque[asyncio.Future[None]] = deque()
+
+    async def take(self, *, first: bool = False) -> None:
+        """Wait for a turn; `first` stands before all who wait."""
+        if self.taken < self.limit and (first or not self._line):
+            self.taken += 1
+            return
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._line.insert(0 if first else len(self._line), mine)
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if mine.cancelled():
+                self._line.remove(mine)
+                self._call()
+            else:
+                self.give()
+            raise
+
+    def give(self) -> None:
+        """Give a turn back."""
+        self.taken -= 1
+        self._call()
+
+    def _call(self) -> None:
+        while self.taken < self.limit and (mine := next((one for one in self._line if not one.done()), None)):
+            self._line.remove(mine)
+            self.taken += 1
+            mine.set_result(None)
+
+
 class Link:
     """A connection in use by several tasks: at most `channels` at once, the others wait in line.
 
@@ -48,11 +90,12 @@ class Link:
         self.since = datetime.now(UTC)
         self.last_error = ""
         self.draining = False
-        self._slots = asyncio.Semaphore(channels)
-        self._spare = asyncio.Lock()
+        self._turns, self._spare = Turns(channels), Turns(1)
         self._open_timeout = open_timeout
         self._in_use = 0
-        self._sessions = 0
+        self._open = 0
+        self._allowed = 0
+        """The most sessions that the server has had open for us at once."""
         self._waiting = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -83,7 +126,7 @@ class Link:
             host=self.endpoint.name,
             address=f"{self.endpoint.address}:{self.endpoint.port}",
             since=self.since,
-            channels=self._sessions,
+            channels=self._turns.taken + self._spare.taken,
             waiting=self._waiting,
             last_error=self.last_error,
             hops=tuple(hops),
@@ -103,27 +146,31 @@ class Link:
                 self._idle.set()
 
     @contextlib.asynccontextmanager
-    async def slot(self, *, reserved: bool = False) -> AsyncIterator[None]:
+    async def slot(self, *, reserved: bool = False) -> AsyncIterator[Slot]:
         """Wait for the right to open one session. `reserved` uses the spare one kept for ending commands."""
-        gate: asyncio.Semaphore | asyncio.Lock = self._spare if reserved else self._slots
+        slot = Slot(self._spare if reserved else self._turns)
+        await self._wait(slot)
+        try:
+            async with self.held():
+                yield slot
+        finally:
+            self._open -= slot.open
+            if slot.held:
+                slot.turns.give()
+
+    async def _wait(self, slot: Slot, *, first: bool = False) -> None:
         self._waiting += 1
         self._idle.clear()
         try:
-            await gate.acquire()
+            await slot.turns.take(first=first)
+            slot.held = True
         finally:
             self._waiting -= 1
             if not self.busy:
                 self._idle.set()
-        self._sessions += 1
-        try:
-            async with self.held():
-                yield
-        finally:
-            self._sessions -= 1
-            gate.release()
 
-    async def open(self, execution: Execution, *, reserved: bool = False) -> None:
-        """Open the channel of an execution; call it within `slot`.
+    async def open(self, execution: Execution, slot: Slot) -> None:
+        """Open the channel of an execution in the slot that it has.
 
         Raises `NotOpened` if nothing was sent, and `Unreachable` if the server allows no commands at all.
         """
@@ -136,6 +183,9 @@ class Link:
             try:
                 async with asyncio.timeout(self._open_timeout):
                     await asyncio.shield(opening)
+                slot.open = True
+                self._open += 1
+                self._allowed = max(self._allowed, self._open)
                 return
             except asyncio.CancelledError:
                 # The opening goes on: a channel that is half open cannot be closed. Its owner closes it.
@@ -155,7 +205,7 @@ class Link:
                     raise NotOpened(error.reason) from None
                 if execution.sent:
                     raise self._no_commands(error.reason) from None
-                if reserved or not await self._shrink():
+                if not await self._give_way(slot):
                     raise self._no_commands(error.reason) from None
             except (asyncssh.Error, OSError) as error:
                 self.last_error = str(error)
@@ -181,11 +231,25 @@ class Link:
         except TimeoutError:
             self.connection.abort()
 
-    async def _shrink(self) -> bool:
-        """Give up a slot, since the server has none for us, and wait for another; False if it was the last."""
-        if self._sessions <= 1:
+    async def _give_way(self, slot: Slot) -> bool:
+        """Wait until the server may have a session for us; False when it has none though nobody else has one.
+
+        Nobody waits for those who wait: while others have sessions, one of them ends; else the server is asked again,
+        which may still be ending what has ended here.
+        """
+        others = self._turns.taken + self._spare.taken - 1
+        now = time.monotonic()
+        slot.refused = slot.refused or now
+        if now - slot.refused < PATIENCE and (others < self._allowed or slot.turns is self._spare):
+            await asyncio.sleep(min(0.5, 0.02 + (now - slot.refused) / 2))
+            return True
+        if slot.turns is self._spare or self._turns.taken <= 1:
             return False
-        await self._slots.acquire()
+        self._turns.limit = self._turns.taken - 1
+        slot.turns.give()
+        slot.held = False
+        await self._wait(slot, first=True)
+        slot.refused = 0.0
         return True
 
     def _no_commands(self, reason: str) -> Unreachable:
@@ -195,6 +259,16 @@ class Link:
             hop=self.endpoint.name,
             hint="see MaxSessions and ForceCommand in its sshd_config.",
         )
+
+
+@dataclass(eq=False)
+class Slot:
+    """A right to one session: whose turn it is, whether it is held and the session open, and since when refused."""
+
+    turns: Turns
+    held: bool = False
+    open: bool = False
+    refused: float = 0.0
 
 
 def _note_end(opening: asyncio.Future[Any]) -> None:

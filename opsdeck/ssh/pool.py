@@ -21,7 +21,7 @@ from opsdeck.ssh.endpoint import Endpoint
 from opsdeck.ssh.errors import CommandTimeout, LinkLost, SudoRefused, Unreachable
 from opsdeck.ssh.execution import Execution
 from opsdeck.ssh.hostkeys import OfferedKey
-from opsdeck.ssh.link import ConnectionState, Link, NotOpened
+from opsdeck.ssh.link import ConnectionState, Link, NotOpened, Slot
 from opsdeck.ssh.program import END_GROUP, compose
 from opsdeck.ssh.switchboard import Switchboard
 
@@ -273,7 +273,7 @@ class Pool:
             self._trace(f"{endpoint.name}: {' '.join(repr(word[:200]) for word in command.words())}")
         for attempt in range(3):
             link = await self._board.link(endpoint)
-            async with link.slot(reserved=reserved):
+            async with link.slot(reserved=reserved) as slot:
                 if not link.usable and link.gone:
                     continue
                 execution = Execution(
@@ -289,16 +289,18 @@ class Pool:
                 )
                 execution.progress = progress
                 try:
-                    return await self._see_through(link, execution, endpoint, reserved)
+                    return await self._see_through(link, execution, endpoint, slot, reserved)
                 except NotOpened as error:
                     link.fail(str(error))
                     if attempt == 2:
                         break
         raise LinkLost(endpoint.name, link.last_error or "closed by the host", may_have_run=False)
 
-    async def _see_through(self, link: Link, execution: Execution, endpoint: Endpoint, reserved: bool) -> Completed:
+    async def _see_through(
+        self, link: Link, execution: Execution, endpoint: Endpoint, slot: Slot, reserved: bool
+    ) -> Completed:
         try:
-            await link.open(execution, reserved=reserved)
+            await link.open(execution, slot)
             return await execution.see_through(lambda: link.gone)
         except CommandTimeout as error:
             execution.close()

@@ -9,6 +9,7 @@ import pytest
 
 from opsdeck.ssh.command import Command, Completed, ProcessGroup, Script, Stream
 from opsdeck.ssh.errors import CommandTimeout, LinkLost, ShellRefused
+from opsdeck.ssh.link import Turns
 from opsdeck.ssh.pool import Pool
 
 STUBBORN = 'trap "" TERM; sleep 300 & (sleep 300; :) | cat & sleep 300'
@@ -185,6 +186,37 @@ async def test_all_channels_busy_do_not_keep_a_command_from_being_ended(pool, ho
         for task in busy[1:]:
             task.cancel()
         await asyncio.gather(*busy, return_exceptions=True)
+
+
+async def test_a_server_that_refuses_sessions_for_a_moment_is_asked_again(pool, hosts):
+    web1 = hosts["web1"]
+    endpoint = web1.endpoint()
+    web1.behaviour.max_sessions = 3
+    runs = [asyncio.ensure_future(pool.run(endpoint, Script(text="sleep 0.3"))) for _ in range(10)]
+    await asyncio.sleep(0.5)
+    web1.behaviour.max_sessions = 0
+    await asyncio.sleep(1)
+    web1.behaviour.max_sessions = 3
+    async with asyncio.timeout(30):
+        assert all(done.ok for done in await asyncio.gather(*runs))
+
+
+async def test_who_leaves_the_line_for_a_session_keeps_nobody_waiting():
+    turns = Turns(1)
+    await turns.take()
+    leaving, staying = (asyncio.ensure_future(turns.take()) for _ in range(2))
+    await asyncio.sleep(0)
+    turns.give()
+    leaving.cancel()  # it was called a moment ago
+    async with asyncio.timeout(5):
+        await staying
+    late = asyncio.ensure_future(turns.take())
+    await asyncio.sleep(0)
+    late.cancel()
+    turns.give()  # passes by the one who is leaving
+    async with asyncio.timeout(5):
+        await turns.take()
+    assert turns.taken == 1
 
 
 async def test_a_failing_callback_ends_the_command(pool, hosts, members):
