@@ -94,7 +94,7 @@ async def test_a_run_that_is_killed_whole_leaves_no_secret_behind_the_next(world
 
 @pytest.mark.campaign
 async def test_a_console_that_is_killed_finds_its_backup_again(world):
-    await world.slow()
+    await world.slow(mib=80)  # so that it still runs when the console is gone and the job was taken over
     others = "cdn,vpn,search_sync,web"
     given = {"OPSDECK_HOME": str(world.deck.settings.home), "OPSDECK_DISABLED_PLUGINS": others}
     words = ("plugin", "run", "backup", "run", "--target", "shop")
