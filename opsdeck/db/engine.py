@@ -28,24 +28,38 @@ UNUSABLE_STATES = ("08", "25", "28", "3D", "40", "42501", "42P01", "53", "55", "
 a deadlock, no right, no such table, no resources, not ready, shut down, system fault (its manual, appendix A)."""
 
 
+class Connection(sqlite3.Connection):
+    """Ends its transaction when it is closed.
+
+    A connection whose work was cancelled is closed while its cursors are still known to somebody; SQLite then keeps it,
+    its write lock too, until they are collected (https://www.sqlite.org/c3ref/close.html).
+    """
+
+    def close(self) -> None:
+        with contextlib.suppress(sqlite3.Error):  # it is closed all the same
+            self.rollback()
+        super().close()
+
+
 def make_engine(url: str, *, foreign_keys: bool = True) -> AsyncEngine:
     """Make an engine for `url` (async driver). `foreign_keys=False` is for migrations on SQLite only."""
-    engine = create_async_engine(url, pool_pre_ping=not url.startswith("sqlite"))
-    if url.startswith("sqlite"):
-        pragmas = ["journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_MS}"]
-        if foreign_keys:
-            pragmas.append("foreign_keys=ON")
+    if not url.startswith("sqlite"):
+        return create_async_engine(url, pool_pre_ping=True)
+    engine = create_async_engine(url, connect_args={"factory": Connection})
+    pragmas = ["journal_mode=WAL", "synchronous=NORMAL", f"busy_timeout={BUSY_MS}"]
+    if foreign_keys:
+        pragmas.append("foreign_keys=ON")
 
-        @event.listens_for(engine.sync_engine, "connect")
-        def _connect(connection: Any, _record: Any) -> None:
-            connection.isolation_level = None
-            for pragma in pragmas:
-                connection.execute(f"PRAGMA {pragma}")
+    @event.listens_for(engine.sync_engine, "connect")
+    def _connect(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        for pragma in pragmas:
+            connection.execute(f"PRAGMA {pragma}")
 
-        @event.listens_for(engine.sync_engine, "begin")
-        def _begin(connection: Any) -> None:
-            readonly = connection.get_execution_options().get("readonly")
-            connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
+    @event.listens_for(engine.sync_engine, "begin")
+    def _begin(connection: Any) -> None:
+        readonly = connection.get_execution_options().get("readonly")
+        connection.exec_driver_sql("BEGIN" if readonly else "BEGIN IMMEDIATE")
 
     return engine
 

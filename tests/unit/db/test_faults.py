@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
 from pathlib import Path
 
@@ -39,6 +40,41 @@ async def test_locked(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async with db.write() as session:
         session.add(User(name="ada"))
     await db.close()
+    other.close()
+
+
+async def test_cancelled_work_keeps_no_lock(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "BUSY_MS", 500)
+    db = Database(f"sqlite+aiosqlite:///{file}")
+
+    async def work() -> None:
+        async with db.write() as session:
+            await session.exec(text("CREATE TABLE IF NOT EXISTS t (a INT)"))
+            await session.exec(text("INSERT INTO t VALUES (1), (2), (3)"))
+            (await session.exec(text("SELECT a FROM t LIMIT 50"))).all()
+
+    await work()
+    gc.disable()  # what holds the connection's cursors is not collected
+    try:
+        for number in range(300):
+            task = asyncio.create_task(work())
+            await asyncio.sleep(number % 60 / 10_000)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await work()
+    finally:
+        gc.enable()
+    await db.close()
+
+
+def test_a_closed_connection_keeps_no_lock_though_a_cursor_is_left(file: Path) -> None:
+    closed = sqlite3.connect(file, isolation_level=None, factory=engine.Connection)
+    closed.execute("BEGIN IMMEDIATE")
+    left = closed.execute("SELECT name FROM sqlite_master")
+    left.fetchone()
+    closed.close()
+    other = sqlite3.connect(file, isolation_level=None, timeout=0.1)
+    other.execute("BEGIN IMMEDIATE")
     other.close()
 
 
