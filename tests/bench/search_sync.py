@@ -47,7 +47,6 @@ from searches import a_meilisearch
 PEER = "meilisync[all]==0.1.3"
 LIBRARY = ("pypgoutput==0.0.3", "psycopg2-binary==2.9.13", "pydantic<2")
 """Reads PostgreSQL's `pgoutput` into rows; the newest of it, which does not work with a newer pydantic."""
-BY_HAND = "a decoder into texts"
 WORDS = "a few words of a title that people search for, and some more of a description with numbers"
 
 
@@ -302,7 +301,7 @@ async def bare(shop: Table, position: str, rows: int) -> dict[str, float]:
     """Read the same by what reads and does nothing else; give the seconds of each."""
     if shop.kind != "postgres":
         return {"mysql-replication": await asyncio.to_thread(bare_maria, shop, position, rows)}
-    took = {BY_HAND: await bare_postgres(shop, "bare", rows)}
+    took = {"a decoder into texts": await bare_postgres(shop, "bare", rows)}
     await asyncio.to_thread(without_slot, shop, "bare")
     took["pypgoutput"] = await asyncio.to_thread(library_postgres, shop, rows)
     await asyncio.to_thread(without_slot, shop, "library")

@@ -306,12 +306,7 @@ async def test_a_cancelling_that_the_driver_drops_is_heeded(
             dropped += 1
             return await work
 
-    async def read(position: str) -> None:
-        async with aclosing(reader.read(position)) as parts:
-            async for _part in parts:
-                pass
-
-    reading = asyncio.create_task(read(await reader.begin()))
+    reading = asyncio.create_task(changes(reader, await reader.begin(), 1))
     monkeypatch.setattr(AsyncDatabase, "command", dropping)
     await asyncio.sleep(0.5)
     reading.cancel()
